@@ -1,0 +1,23 @@
+"""Fast weights: "Using Fast Weights to Attend to the Recent Past", to run, check and build on.
+
+``from fwrnn import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState``
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+__all__ = ["FastWeightsRNN", "FastWeightsRNNCell", "FastWeightsState", "__version__"]
+
+
+def __getattr__(name: str):
+    """Import the layers, and with them torch, when they are first asked for.
+
+    The command line imports this package too, and its help must not wait for torch.
+    """
+    if name in __all__:
+        return getattr(import_module("fwrnn.layers"), name)
+    raise AttributeError(f"module 'fwrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""One file per command; ``fwrnn.cli`` finds them."""

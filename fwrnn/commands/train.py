@@ -1,0 +1,149 @@
+"""``fwrnn train``: the story of a run, from a configuration to a tested model.
+
+``train`` is a plain function of a configuration and a folder; everything above it is the command
+line's.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from fwrnn.commands.composition import read_config, run_with_hydra
+from fwrnn.config import Config
+from fwrnn.errors import Interrupted, UserError
+
+log = logging.getLogger("fwrnn")
+
+
+def main(argv: list[str]) -> int:
+    """Run or resume, once or as a sweep, as ``argv`` says."""
+    resumed = [word for word in argv if word.startswith("resume=") and word != "resume=null"]
+    if resumed:
+        argv = resume_arguments(resumed[-1].removeprefix("resume="), argv)
+    run_with_hydra(_job, argv)
+    return 0
+
+
+def resume_arguments(run: str, argv: list[str]) -> list[str]:
+    """The command line that goes on with ``run`` in its own folder, once that was checked."""
+    from fwrnn.training.run_folder import RunFolder
+
+    if any(word in ("-m", "--multirun") for word in argv):
+        raise UserError("resume goes on with one run; leave -m out")
+    folder = RunFolder(run)
+    folder.read_config()
+    if not folder.last.is_file():
+        raise UserError(f"'{run}' cannot go on: it has no {folder.last.relative_to(folder.path)}")
+    return [*argv, f"hydra.run.dir='{run}'"]
+
+
+def _job(composed: DictConfig) -> float:
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    folder = Path(os.path.relpath(hydra.runtime.output_dir))
+    if composed.resume:
+        config = resumed_config(folder, hydra.overrides.task)
+    else:
+        config = read_config(composed)
+    return train(config, folder, resume=bool(composed.resume))["val_error"]
+
+
+def resumed_config(folder: Path, overrides: list[str]) -> Config:
+    """The configuration that the run in ``folder`` began with, and any key given anew."""
+    from fwrnn.training.run_folder import RunFolder
+
+    saved = OmegaConf.create(RunFolder(folder).read_config())
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "resume":
+            continue
+        if OmegaConf.select(saved, key) is None or OmegaConf.is_dict(OmegaConf.select(saved, key)):
+            raise UserError(
+                f"resume goes on with a run as it was configured; '{override}' cannot change"
+            )
+        OmegaConf.update(saved, key, OmegaConf.create({"value": value}).value)
+    return read_config(saved)
+
+
+def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
+    """Train one model, test it once, and leave everything in ``folder``.
+
+    Returns the metrics, as ``metrics.json`` holds them.
+
+    Raises:
+        UserError: the configuration asks for what cannot be, or the folder already holds a run.
+        RunFailed: training diverged, or a file could not be written.
+        Interrupted: Ctrl-C or termination, after the state was saved.
+    """
+    from fwrnn.commands.assembly import assemble
+    from fwrnn.reports.results import describe, flat_settings, metrics_of, percent
+    from fwrnn.training.evaluation import evaluate
+    from fwrnn.training.run_folder import RunFolder
+    from fwrnn.training.signals import StopRequest
+    from fwrnn.training.supervised import SupervisedTrainer
+    from fwrnn.training.tracking import Tracker
+
+    run = RunFolder(folder)
+    if run.config.exists() and not resume:
+        raise UserError(
+            f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
+            "another hydra.run.dir"
+        )
+    task, model, device = assemble(config)
+    checkpoint = run.read_checkpoint(run.last, device) if resume else None
+    run.write_config(config)
+    log.info(describe(config, model, device))
+    log.info(f"in {folder}; watch it with: tensorboard --logdir {folder}")
+
+    with StopRequest() as stop, Tracker(run.path, checkpoint) as tracker:
+        tracker.text("configuration", f"```yaml\n{run.config.read_text()}```")
+        trainer = SupervisedTrainer(
+            model,
+            task,
+            config.trainer,
+            config.seed,
+            device,
+            run,
+            tracker,
+            on_validation=memory_pictures(task, model, device, tracker),
+        )
+        if checkpoint:
+            trainer.restore(checkpoint)
+            log.info(f"going on after update {trainer.progress.update:,}")
+        reason = trainer.fit(stop)
+        if reason == "interrupted":
+            raise Interrupted(
+                f"stopped after update {trainer.progress.update:,}, nothing is lost; "
+                f"go on with: fwrnn train resume={folder}",
+                stop.signal,
+            )
+        model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
+        test = evaluate(model, task.split("test").to(device))
+        metrics = metrics_of(config, model, device, trainer.progress, reason, test)
+        run.write_metrics(metrics)
+        results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
+        tracker.hyperparameters(flat_settings(config), results)
+    log.info(
+        f"test error {percent(test)} with the weights of update {metrics['best_update']:,}; "
+        f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
+    )
+    log.info(f"test it again with: fwrnn evaluate {folder}")
+    return metrics
+
+
+def memory_pictures(task, model, device, tracker) -> Callable[[int], None] | None:
+    """Draws the memory on three validation examples, for models and tasks that allow it."""
+    from fwrnn.interfaces import Examples
+    from fwrnn.reports.memory import MemoryPicture, has_memory
+
+    if not has_memory(model):
+        return None
+    examples = Examples(*(part[:3] for part in task.split("val")))
+    labels = [task.decode(sequence) for sequence in examples.inputs]
+    answers = [str(target) for target in examples.targets.tolist()]
+    picture = MemoryPicture(examples.inputs.to(device), labels, answers)
+    return lambda update: tracker.picture("memory", picture.pixels(model), update)

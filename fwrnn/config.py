@@ -1,0 +1,127 @@
+"""The typed schema of every configuration. The values and what they mean are in ``conf/``.
+
+A file in ``conf/task`` or ``conf/trainer`` names its schema by ``name``, one in ``conf/model`` by
+``core``, so that several models can share one.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+Nonlinearity = Enum("Nonlinearity", ["relu", "tanh"])
+Boundary = Enum("Boundary", ["sustained", "identity"])
+InnerStart = Enum("InnerStart", ["candidate", "previous"])
+Backend = Enum("Backend", ["auto", "matrix", "attention"])
+Schedule = Enum("Schedule", ["constant", "linear", "cosine"])
+
+
+@dataclass
+class AssocRetrievalConfig:
+    name: str
+    pairs: int
+    resample: bool
+    train_size: int
+    val_size: int
+    test_size: int
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    core: str
+    hidden_size: int
+    embedding_size: int
+    encoding_size: int
+    head_size: int
+
+    def __post_init__(self):
+        for name in ("hidden_size", "embedding_size", "encoding_size", "head_size"):
+            _at_least(1, name, getattr(self, name))
+
+
+@dataclass
+class FastWeightsConfig(ModelConfig):
+    decay: float
+    fast_lr: float
+    inner_steps: int
+    nonlinearity: Nonlinearity
+    layer_norm: bool
+    boundary: Boundary
+    inner_start: InnerStart
+    backend: Backend
+
+
+@dataclass
+class AssociativeLSTMConfig(ModelConfig):
+    copies: int
+    heads: int
+
+
+@dataclass
+class SupervisedConfig:
+    name: str
+    max_updates: int
+    batch_size: int
+    learning_rate: float
+    schedule: Schedule
+    warmup_updates: int
+    clip_norm: float | None
+    evaluate_every: int
+    log_every: int
+    solved_error: float | None
+    solved_evaluations: int
+    patience: int | None
+
+    def __post_init__(self):
+        counts = "max_updates batch_size evaluate_every log_every solved_evaluations patience"
+        for name in counts.split():
+            if getattr(self, name) is not None:
+                _at_least(1, name, getattr(self, name))
+        _at_least(0, "warmup_updates", self.warmup_updates)
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 1e-3")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(
+                f"clip_norm must be positive, got {self.clip_norm}; null turns clipping off"
+            )
+        if self.solved_error is not None and not 0 <= self.solved_error <= 1:
+            raise ValueError(
+                f"solved_error is a fraction from 0 to 1, got {self.solved_error}; "
+                "null never stops early"
+            )
+
+
+@dataclass
+class Config:
+    task: Any
+    model: Any
+    trainer: Any
+    seed: int
+    device: str
+    threads: int | None
+
+    def __post_init__(self):
+        _at_least(0, "seed", self.seed)
+        if self.threads is not None:
+            _at_least(1, "threads", self.threads)
+
+
+SCHEMAS: dict[str, tuple[str, dict[str, type]]] = {
+    "task": ("name", {"assoc_retrieval": AssocRetrievalConfig}),
+    "model": (
+        "core",
+        {
+            "fast_weights": FastWeightsConfig,
+            "lstm": ModelConfig,
+            "irnn": ModelConfig,
+            "associative_lstm": AssociativeLSTMConfig,
+        },
+    ),
+    "trainer": ("name", {"supervised": SupervisedConfig}),
+}
+"""Per group, the key that names the schema, and the schemas."""
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}")

@@ -1,0 +1,36 @@
+"""The errors that end a command with one line instead of a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what was asked for: exit status 2."""
+
+
+class RunFailed(Exception):
+    """A run that cannot go on though it was asked for correctly: exit status 1."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run stopped from outside after it saved its state: exit status 128 + ``signal``."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
+def suggestion(name: str, options: Iterable[str]) -> str:
+    """ ", did you mean 'X'?" for the option nearest to ``name``, or "" when none is near.
+
+    An abbreviation counts as near: it is also compared with each option's beginning.
+    """
+
+    def likeness(option: str) -> float:
+        return max(
+            difflib.SequenceMatcher(None, name, part).ratio()
+            for part in (option, option[: len(name) + 1], option.rpartition(".")[2])
+        )
+
+    best = max(options, key=likeness, default="")
+    return f", did you mean '{best}'?" if best and likeness(best) > 0.6 else ""

@@ -1,0 +1,35 @@
+"""The paper's initialisation, for every slow weight of every model.
+
+"Recurrent weights W = 0.05 I (fast weights) or 0.5 I (IRNN), all other slow weights uniform in
+±1/√H, with H the number of outgoing weights" (arXiv:1610.06258v3, section 4). A weight matrix of
+shape (out, in) gives each of its inputs ``out`` outgoing weights. The paper does not speak of
+biases: they are drawn like the weights beside them, as in ``torch.nn.RNN``.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FAST_WEIGHTS_SCALE = 0.05
+IRNN_SCALE = 0.5
+
+
+def scaled_identity_(weight: Tensor, scale: float) -> Tensor:
+    """Set a square matrix to ``scale`` · I, in place."""
+    with torch.no_grad():
+        return nn.init.eye_(weight).mul_(scale)
+
+
+def uniform_outgoing_(weight: Tensor) -> Tensor:
+    """Draw a weight (out, in) or its bias (out) uniformly from ±1/√out, in place."""
+    bound = 1 / math.sqrt(weight.shape[0])
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """An ``nn.Linear`` that starts as the paper's slow weights do."""
+    layer = nn.Linear(in_features, out_features)
+    uniform_outgoing_(layer.weight)
+    uniform_outgoing_(layer.bias)
+    return layer

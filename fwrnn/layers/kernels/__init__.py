@@ -1,0 +1,63 @@
+"""The recurrence of the fast-weights layer, in every form it can be computed; chosen here alone.
+
+A new form is one function with the signature of ``recurrence`` less ``backend``, one line in
+``BACKENDS`` and, where it should be preferred, one in ``choose``.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.kernels import eager
+
+BACKENDS: dict[str, Callable] = {"matrix": eager.matrix, "attention": eager.attention}
+
+
+def check(backend: str) -> None:
+    """Raises ValueError when ``backend`` is neither "auto" nor the name of a form."""
+    if backend != "auto" and backend not in BACKENDS:
+        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
+        raise ValueError(
+            f"backend must be one of {names}, got {backend!r}; 'auto' picks the fastest one"
+        )
+
+
+def choose(steps: int, hidden_size: int) -> str:
+    """The faster eager form for T steps of H units.
+
+    A training step costs about T²·H as attention and T·H² as a matrix; the two were measured to
+    cross near T = 2 H (B = 128, two cores, H from 20 to 200), with less memory for attention
+    up to there.
+    """
+    return "attention" if steps <= 2 * hidden_size else "matrix"
+
+
+def recurrence(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+    lengths: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer, in one direction, over whole sequences.
+
+    Args:
+        drive: C x(t) + biases for every step, (T, B, H), T of 1 or more.
+        hidden: the state before the first step, (B, H); its dtype is that of all results.
+        memory: the fast memory before the first step, (B, H, H), or None for zero.
+        slow: the learned weights used within a step.
+        rule: the constants.
+        lengths: steps per sequence, (B), from 1 to T, or None when all have T. Past a sequence's
+            end its outputs are arbitrary finite numbers and its state stays as it was.
+        backend: "auto" or a name in ``BACKENDS``.
+
+    Returns:
+        The states h(1) … h(T), (T, B, H); the last state of each sequence, (B, H); and its
+        memory after the last write, (B, H, H).
+    """
+    if backend == "auto":
+        backend = choose(len(drive), drive.shape[-1])
+    return BACKENDS[backend](drive, hidden, memory, slow, rule, lengths)

@@ -1,0 +1,92 @@
+"""The recurrence over a whole sequence in plain PyTorch operations, in the paper's two forms.
+
+Autograd differentiates both, any number of times, on any device. ``matrix`` is the reference that
+every other form is compared with.
+"""
+
+import torch
+from torch import Tensor
+
+from fwrnn.layers import equations
+from fwrnn.layers.equations import Rule, SlowWeights
+
+
+def matrix(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Equations 1, 2 and 5 as written: A is an H×H matrix per sequence, updated at every step.
+
+    Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
+    with T·H².
+    """
+    if memory is None:
+        memory = hidden.new_zeros(*hidden.shape, hidden.shape[-1])
+    outputs = []
+    for t, step in enumerate(drive.unbind(0)):
+        bracket = equations.sustained_input(step, hidden, slow)
+        new, _ = equations.inner_loop(
+            bracket, hidden, lambda query, A=memory: equations.read(A, query), slow, rule
+        )
+        new = new.to(hidden.dtype)
+        written = equations.write(memory, new, rule)
+        outputs.append(new)
+        if lengths is None:
+            hidden, memory = new, written
+        else:
+            running = (t < lengths).unsqueeze(-1)
+            hidden = torch.where(running, new, hidden)
+            memory = torch.where(running.unsqueeze(-1), written, memory)
+    return torch.stack(outputs), hidden, memory
+
+
+def attention(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Equation 4: A is never formed while the sequence runs; each step attends to the past states.
+
+    Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
+    with T²·H. Only the returned state holds H×H numbers per sequence, summed up once at the end.
+    """
+    first, outputs = hidden, []
+    ages = torch.arange(len(drive) - 1, -1, -1, device=drive.device)
+    strengths = equations.strengths(ages, rule, hidden.dtype).view(-1, 1, 1)
+    for t, step in enumerate(drive.unbind(0)):
+
+        def read(query: Tensor, t: int = t) -> Tensor:
+            found = torch.zeros_like(query)
+            if outputs:
+                found = equations.attend(torch.stack(outputs), strengths[-t:], query)
+            if memory is not None:
+                found = found + rule.decay**t * equations.read(memory, query)
+            return found
+
+        bracket = equations.sustained_input(step, hidden, slow)
+        hidden, _ = equations.inner_loop(bracket, hidden, read, slow, rule)
+        hidden = hidden.to(first.dtype)
+        outputs.append(hidden)
+    states = torch.stack(outputs)
+    if lengths is None:
+        lengths = torch.full(hidden.shape[:1], len(states), device=hidden.device)
+    else:
+        hidden = states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
+    return states, hidden, _memory_after(states, memory, rule, lengths)
+
+
+def _memory_after(states: Tensor, memory: Tensor | None, rule: Rule, lengths: Tensor) -> Tensor:
+    """Equation 3 once, at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ."""
+    ages = lengths - 1 - torch.arange(len(states), device=lengths.device).unsqueeze(-1)
+    weighted = states * equations.strengths(ages, rule, states.dtype).unsqueeze(-1)
+    total = weighted.permute(1, 2, 0) @ states.transpose(0, 1)
+    if memory is None:
+        return total
+    return total + (rule.decay ** lengths.to(states.dtype)).view(-1, 1, 1) * memory

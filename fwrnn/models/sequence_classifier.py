@@ -1,0 +1,65 @@
+"""The paper's network for retrieval: encoder, recurrent core, head (section 4.1)."""
+
+from torch import Tensor, nn
+
+from fwrnn.config import ModelConfig
+from fwrnn.interfaces import TaskSpec
+from fwrnn.layers.initialization import linear
+from fwrnn.models.cores import CORES, state_size
+
+
+class SymbolEncoder(nn.Module):
+    """Symbol → 50 numbers → 100 numbers.
+
+    The paper gives these sizes, "a learned 50-d embedding, expanded to 100-d", and no more. Ours:
+    nothing non-linear between the two, and embeddings that start as N(0, 1), PyTorch's default for
+    a table that is looked up. Starting them in ±1/√50 leaves the symbols too alike: after 6,000
+    updates with 50 fast-weights units the task is then still at its 61 % plateau, otherwise the
+    error is below 1 %. A ReLU after the expansion costs 20 units about 10 points of error.
+    """
+
+    def __init__(self, vocabulary: int, embedding_size: int, encoding_size: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding_size)
+        self.expansion = linear(embedding_size, encoding_size)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        """(…) integers → (…, encoding_size)."""
+        return self.expansion(self.embedding(symbols))
+
+
+class SequenceClassifier(nn.Module):
+    """Encoder → recurrent core → the last step's output → ReLU layer → logits.
+
+    Everything but the core is the same for all models, so that only the core is compared.
+    """
+
+    def __init__(self, spec: TaskSpec, config: ModelConfig):
+        super().__init__()
+        self.encoder = SymbolEncoder(spec.vocabulary, config.embedding_size, config.encoding_size)
+        self.core = CORES[config.core](config, config.encoding_size)
+        self.head = nn.Sequential(
+            linear(config.hidden_size, config.head_size),
+            nn.ReLU(),
+            linear(config.head_size, spec.classes),
+        )
+        self.state_size = state_size(self.core, config.encoding_size)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Symbols (B, T) → logits (B, classes)."""
+        outputs, _ = self.core(self.encoder(inputs.transpose(0, 1)))
+        return self.head(outputs[-1])
+
+    @property
+    def parameter_count(self) -> int:
+        """Learned numbers of the whole network."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def build_model(config: ModelConfig, spec: TaskSpec) -> SequenceClassifier:
+    """The network that a configuration describes, for a task's inputs and classes.
+
+    Raises:
+        ValueError: a setting that its core does not take.
+    """
+    return SequenceClassifier(spec, config)

@@ -1,0 +1,147 @@
+"""Associative retrieval (section 4.1, table 1 and figure 2 of the paper).
+
+A sequence lists pairs of a key and a value, then asks for the value of one key:
+
+    c9k8j3f1??c  →  9
+    j0a5s5z2??a  →  5
+
+Keys are lower-case letters, drawn without replacement; values are digits, drawn with replacement;
+the key asked for is one of those listed, each as likely. A model that remembers the digits but not
+which is whose scores 61.65 % error and 1.187 nats with the default four pairs.
+"""
+
+import re
+import string
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwrnn.interfaces import Examples, TaskSpec
+
+SYMBOLS = string.ascii_lowercase + string.digits + "?"
+_FIRST_DIGIT = SYMBOLS.index("0")
+_BLANK = SYMBOLS.index("?")
+_STREAMS = {"train": 0, "val": 1, "test": 2}
+_LINE = re.compile(r"((?:[a-z][0-9])+)\?\?([a-z])\t([0-9])")
+
+
+class AssocRetrieval:
+    """The generator; it owns its random numbers.
+
+    Args:
+        pairs: key-value pairs per sequence, 1 to 26; the paper uses 4. T = 2 · pairs + 3.
+        resample: whether every epoch of training has fresh examples, instead of the paper's fixed
+            set.
+        train_size, val_size, test_size: examples per split; the paper's are the defaults.
+        seed: every seed and split has a stream of its own.
+
+    Raises:
+        ValueError: ``pairs`` outside 1 … 26, or an empty split.
+    """
+
+    spec = TaskSpec(vocabulary=len(SYMBOLS), classes=10)
+
+    def __init__(
+        self,
+        pairs: int = 4,
+        resample: bool = False,
+        train_size: int = 100_000,
+        val_size: int = 10_000,
+        test_size: int = 20_000,
+        seed: int = 0,
+    ):
+        if not 1 <= pairs <= 26:
+            raise ValueError(
+                f"pairs must lie in 1 … 26, one letter a key, got {pairs}; the paper uses 4"
+            )
+        sizes = {"train": train_size, "val": val_size, "test": test_size}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}_size must be 1 or more, got {size}")
+        self.pairs, self.resample, self.seed, self._sizes = pairs, resample, seed, sizes
+
+    def split(self, name: str, epoch: int = 0) -> Examples:
+        """The examples of "train", "val" or "test".
+
+        ``epoch`` chooses among the fresh training sets of ``resample``. The same arguments give
+        the same examples on every machine.
+        """
+        stream = [self.seed, _STREAMS[name], epoch if self.resample else 0]
+        return generate(self.pairs, self._sizes[name], np.random.default_rng(stream))
+
+    def decode(self, sequence: Tensor) -> str:
+        """The characters of a sequence, one a step."""
+        return decode(sequence)
+
+    def read_file(self, path: str | Path) -> list[Examples]:
+        """Anyone's own examples; see ``read_file`` of this module."""
+        return read_file(path)
+
+
+def generate(pairs: int, count: int, rng: np.random.Generator) -> Examples:
+    """``count`` random examples: inputs (count, 2 · pairs + 3), targets (count)."""
+    alphabet = np.arange(26, dtype=np.uint8)
+    keys = rng.permuted(np.broadcast_to(alphabet, (count, 26)), axis=1)[:, :pairs]
+    values = rng.integers(0, 10, (count, pairs))
+    asked = rng.integers(0, pairs, (count, 1))
+    inputs = np.full((count, 2 * pairs + 3), _BLANK)
+    inputs[:, 0 : 2 * pairs : 2] = keys
+    inputs[:, 1 : 2 * pairs : 2] = values + _FIRST_DIGIT
+    inputs[:, -1:] = np.take_along_axis(keys, asked, axis=1)
+    targets = np.take_along_axis(values, asked, axis=1).squeeze(1)
+    return Examples(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+
+def encode(text: str) -> Tensor:
+    """A sequence of characters as symbols: "c9k8j3f1??c" → int64 (11).
+
+    Raises:
+        ValueError: a character that the task does not have.
+    """
+    unknown = [character for character in text if character not in SYMBOLS]
+    if unknown:
+        raise ValueError(
+            f"characters are a-z, 0-9 and '?', got {unknown[0]!r}; write them in ASCII"
+        )
+    return torch.tensor([SYMBOLS.index(character) for character in text])
+
+
+def decode(symbols: Tensor) -> str:
+    """The characters of a sequence (T); the inverse of ``encode``."""
+    return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
+
+
+def read_file(path: str | Path) -> list[Examples]:
+    """Examples from a text file of ``string<TAB>target`` lines, grouped by their length.
+
+    Raises:
+        ValueError: a malformed line, by its number, or no example at all.
+        OSError: the file cannot be read.
+    """
+    groups: dict[int, list[tuple[Tensor, int]]] = {}
+    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(
+                f"{path}, line {number}: expected a sequence, a tab and a digit, as in "
+                f"'c9k8j3f1??c<TAB>9', got {line[:80]!r}"
+            )
+        pairs, asked, target = match.groups()
+        if asked not in pairs:
+            raise ValueError(
+                f"{path}, line {number}: asks for {asked!r}, which is none of its keys: "
+                f"{line[:80]!r}"
+            )
+        sequence = encode(line.split("\t")[0])
+        groups.setdefault(len(sequence), []).append((sequence, int(target)))
+    if not groups:
+        raise ValueError(f"{path} holds no example; write lines such as 'c9k8j3f1??c<TAB>9'")
+    return [
+        Examples(torch.stack([s for s, _ in group]), torch.tensor([t for _, t in group]))
+        for group in groups.values()
+    ]

@@ -1,0 +1,120 @@
+"""A run's folder: what is in it, and reading and writing it so that nothing is half-written.
+
+::
+
+    config.yaml          the resolved configuration
+    metrics.json         the results, once the run has ended; fractions from 0 to 1
+    curve.csv            a row per validation
+    checkpoints/best.pt  the best weights by validation
+    checkpoints/last.pt  everything needed to go on
+    train.log            the messages
+    events.out.tfevents… TensorBoard
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from fwrnn.errors import RunFailed, UserError
+
+FORMAT = 1
+
+
+class RunFolder:
+    """The files of one run below ``path``; a write replaces the old file whole or not at all."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.curve = self.path / "curve.csv"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.last = self.path / "checkpoints" / "last.pt"
+
+    def write_config(self, config) -> None:
+        self._write(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+    def write_metrics(self, metrics: dict) -> None:
+        self._write(self.metrics, (json.dumps(metrics, indent=2) + "\n").encode())
+
+    def write_curve(self, rows: Sequence[dict]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write(self.curve, text.getvalue().encode())
+
+    def write_checkpoint(self, path: Path, content: dict) -> None:
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, **content}, buffer)
+        self._write(path, buffer.getbuffer())
+
+    def read_config(self) -> dict:
+        """The resolved configuration as plain containers.
+
+        Raises:
+            UserError: there is no such run, or its configuration cannot be read.
+        """
+        if not self.path.is_dir():
+            raise UserError(f"there is no run at '{self.path}'; give a folder that train wrote")
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(self.config))
+        except FileNotFoundError:
+            raise UserError(f"'{self.path}' is not a run: it has no config.yaml") from None
+        except Exception as error:
+            raise UserError(f"{self.config} is broken: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{self.config} is broken: it holds no keys")
+        return values
+
+    def read_metrics(self) -> dict:
+        """The results, empty when the run has not ended.
+
+        Raises:
+            UserError: the file is broken.
+        """
+        try:
+            return json.loads(self.metrics.read_text())
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.metrics} is broken: {error}") from None
+
+    def read_checkpoint(self, path: Path, device: torch.device) -> dict:
+        """A checkpoint's content; no code in the file is run.
+
+        Raises:
+            UserError: the file is missing, broken, or no checkpoint of this program.
+        """
+        try:
+            content = torch.load(path, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"there is no checkpoint at {path}") from None
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+            raise UserError(f"{path} is not a checkpoint of fwrnn: {reason[:120]}") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise UserError(f"{path} is not a checkpoint of fwrnn: its format is unknown")
+        return content
+
+    def _write(self, path: Path, content) -> None:
+        """Write beside the file, then replace it: a kill or a full disk leaves the old one."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise RunFailed(
+                f"could not write {path}: {error.strerror}; what was there before is intact"
+            ) from error

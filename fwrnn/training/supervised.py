@@ -1,0 +1,254 @@
+"""The training loop for tasks with examples and answers.
+
+What comes at update k depends on the seed and on k alone, so that a run that was stopped goes on
+bit for bit: the order of the examples is drawn anew for every epoch from (seed, epoch), and the
+checkpoint holds the rest.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from fwrnn.config import Schedule, SupervisedConfig
+from fwrnn.errors import RunFailed
+from fwrnn.interfaces import Examples, SupervisedTask
+from fwrnn.training.evaluation import evaluate
+from fwrnn.training.run_folder import RunFolder
+from fwrnn.training.signals import StopRequest
+from fwrnn.training.tracking import Tracker
+
+
+@dataclass
+class Progress:
+    """How far a run has come; saved in every checkpoint.
+
+    ``best_*`` belong to the best validation so far (its error, then its loss decide);
+    ``solved`` counts the validations in a row at or below ``solved_error``; ``losses`` are the
+    training losses since the last validation; ``curve`` has a row per validation.
+    """
+
+    update: int = 0
+    seconds: float = 0.0
+    best_update: int = 0
+    best_error: float = math.inf
+    best_loss: float = math.inf
+    solved: int = 0
+    losses: list[float] = field(default_factory=list)
+    curve: list[dict] = field(default_factory=list)
+
+
+class SupervisedTrainer:
+    """Adam on mini-batches, validation now and then, the best weights kept.
+
+    Args:
+        model: maps inputs (B, …) to logits (B, classes); already on ``device``.
+        task: gives the examples.
+        config: see ``conf/trainer/supervised.yaml``.
+        seed: decides the order of the examples.
+        device: where the examples go.
+        folder: takes the checkpoints and the curve.
+        tracker: takes the scalars.
+        on_validation: called with the update after every validation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: SupervisedTask,
+        config: SupervisedConfig,
+        seed: int,
+        device: torch.device,
+        folder: RunFolder,
+        tracker: Tracker,
+        on_validation: Callable[[int], None] | None = None,
+    ):
+        self.model, self.task, self.config = model, task, config
+        self.seed, self.device = seed, device
+        self.folder, self.tracker = folder, tracker
+        self.on_validation = on_validation or (lambda update: None)
+        self.progress = Progress()
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        self.validation = task.split("val").to(device)
+        self._epoch, self._epoch_examples = -1, None
+
+    def fit(self, stop: StopRequest) -> str:
+        """Train until solved, without progress, or out of updates; returns which.
+
+        Stops early, after saving, when ``stop`` is requested: returns "interrupted".
+
+        Raises:
+            RunFailed: the loss is not finite, or a file could not be written.
+        """
+        self.model.train()
+        bar = tqdm(
+            total=self.config.max_updates,
+            initial=self.progress.update,
+            unit=" updates",
+            desc="training",
+            disable=None,
+            dynamic_ncols=True,
+        )
+        started = time.perf_counter() - self.progress.seconds
+        pending: list[torch.Tensor] = []
+        with bar:
+            while (reason := self._finished()) is None and not stop.requested:
+                pending.append(self._update())
+                bar.update()
+                update = self.progress.update
+                validate = update % self.config.evaluate_every == 0
+                validate |= update == self.config.max_updates
+                if validate or update % self.config.log_every == 0:
+                    self._log(pending, bar)
+                if validate:
+                    self.progress.seconds = time.perf_counter() - started
+                    self._validate(bar)
+        self._log(pending, bar)
+        self.progress.seconds = time.perf_counter() - started
+        self._save(self.folder.last)
+        return reason or "interrupted"
+
+    def _finished(self) -> str | None:
+        progress, config = self.progress, self.config
+        if config.solved_error is not None and progress.solved >= config.solved_evaluations:
+            return "solved"
+        if config.patience and progress.update - progress.best_update >= config.patience:
+            return "no progress"
+        return "out of updates" if progress.update >= config.max_updates else None
+
+    def _update(self) -> torch.Tensor:
+        """One step of Adam on the next batch; returns its loss, not yet waited for."""
+        inputs, targets = self._batch(self.progress.update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.progress.update, self.config)
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.model(inputs), targets)
+        loss.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.progress.update += 1
+        return loss.detach()
+
+    def _batch(self, update: int) -> Examples:
+        """The examples of an update; every epoch has its own order, its ragged end left out."""
+        if self._epoch_examples is None:
+            size = len(self.task.split("train").targets)
+            self._batch_size = min(self.config.batch_size, size)
+            self._batches = size // self._batch_size
+        epoch, k = divmod(update, self._batches)
+        if epoch != self._epoch:
+            examples = self.task.split("train", epoch)
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(examples.targets))
+            shuffled = Examples(*(part[torch.from_numpy(order)] for part in examples))
+            self._epoch, self._epoch_examples = epoch, shuffled.to(self.device)
+        chosen = slice(k * self._batch_size, (k + 1) * self._batch_size)
+        return Examples(*(part[chosen] for part in self._epoch_examples))
+
+    def _log(self, pending: list[torch.Tensor], bar: tqdm) -> None:
+        """Wait for the losses since the last call, check them, and show them."""
+        if not pending:
+            return
+        losses = torch.stack(pending).tolist()
+        pending.clear()
+        first = self.progress.update - len(losses) + 1
+        for update, loss in enumerate(losses, start=first):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the training loss is {loss} at update {update}")
+        self.progress.losses += losses
+        mean = sum(losses) / len(losses)
+        rate = self.optimizer.param_groups[0]["lr"]
+        speed = bar.format_dict["rate"]
+        scalars = {"train/loss": mean, "train/learning_rate": rate}
+        if speed:
+            scalars["train/updates_per_second"] = speed
+        self.tracker.scalars(scalars, self.progress.update)
+        self._show(bar, loss=f"{mean:.4f}")
+
+    def _validate(self, bar: tqdm) -> None:
+        progress = self.progress
+        score = evaluate(self.model, self.validation)
+        if not math.isfinite(score.loss):
+            raise self._diverged(
+                f"the validation loss is {score.loss} after update {progress.update}"
+            )
+        progress.curve.append(
+            {
+                "updates": progress.update,
+                "train_loss": sum(progress.losses) / len(progress.losses),
+                "val_loss": score.loss,
+                "val_error": score.error,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "seconds": round(progress.seconds, 2),
+            }
+        )
+        progress.losses = []
+        solved = self.config.solved_error is not None and score.error <= self.config.solved_error
+        progress.solved = progress.solved + 1 if solved else 0
+        if (score.error, score.loss) < (progress.best_error, progress.best_loss):
+            progress.best_update = progress.update
+            progress.best_error, progress.best_loss = score.error, score.loss
+            content = {"update": progress.update, "model": self.model.state_dict()}
+            self.folder.write_checkpoint(self.folder.best, content)
+        self._save(self.folder.last)
+        self.folder.write_curve(progress.curve)
+        self.tracker.scalars({"val/loss": score.loss, "val/error": score.error}, progress.update)
+        self.on_validation(progress.update)
+        self._show(bar, val_error=f"{score.error:.2%}")
+
+    def _show(self, bar: tqdm, **values: str) -> None:
+        self._shown = {**getattr(self, "_shown", {}), **values}
+        bar.set_postfix(self._shown, refresh=False)
+
+    def _diverged(self, what: str) -> RunFailed:
+        try:
+            update = self.folder.read_checkpoint(self.folder.last, torch.device("cpu"))["update"]
+            saved = f"the last good checkpoint is {self.folder.last}, of update {update}"
+        except Exception:
+            saved = "there is no checkpoint yet"
+        return RunFailed(
+            f"{what}: training diverged. Try a smaller trainer.learning_rate (it was "
+            f"{self.config.learning_rate}) or trainer.clip_norm=1.0; {saved}"
+        )
+
+    def _save(self, path) -> None:
+        """Everything that the rest of the run depends on."""
+        content = {
+            "update": self.progress.update,
+            "progress": asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            content["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        self.folder.write_checkpoint(path, content)
+
+    def restore(self, content: dict) -> None:
+        """Go back to the state that ``last.pt`` holds."""
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.progress = Progress(**content["progress"])
+        torch.set_rng_state(content["rng"].cpu())
+        if "cuda_rng" in content:
+            torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self.device)
+
+
+def learning_rate(update: int, config: SupervisedConfig) -> float:
+    """The rate of an update, counted from 0: a linear warm-up times the schedule."""
+    rate = config.learning_rate
+    if update < config.warmup_updates:
+        rate *= (update + 1) / config.warmup_updates
+    done = update / config.max_updates
+    match config.schedule:
+        case Schedule.linear:
+            rate *= 1 - done
+        case Schedule.cosine:
+            rate *= (1 + math.cos(math.pi * done)) / 2
+    return rate

@@ -1,0 +1,47 @@
+"""TensorBoard, and nothing else that writes to it."""
+
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+
+class Tracker:
+    """Writes a run's events into its folder.
+
+    Args:
+        folder: the run's folder.
+        resumed: the checkpoint that the run goes on from: later events of the process that was
+            stopped are hidden.
+    """
+
+    def __init__(self, folder: Path, resumed: dict | None = None):
+        purge = resumed["update"] + 1 if resumed else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._writer.close()
+
+    def scalars(self, values: dict[str, float], update: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+
+    def picture(self, name: str, pixels: np.ndarray, update: int) -> None:
+        """``pixels`` are (height, width, 3) bytes."""
+        self._writer.add_image(name, pixels, update, dataformats="HWC")
+
+    def text(self, name: str, markdown: str) -> None:
+        self._writer.add_text(name, markdown)
+
+    def hyperparameters(self, settings: dict, results: dict[str, float]) -> None:
+        """One row of the HPARAMS tab.
+
+        ``SummaryWriter.add_hparams`` would open a second run for it; its summaries written to this
+        run's own events make one run one row.
+        """
+        for summary in hparams(settings, results):
+            self._writer.file_writer.add_summary(summary)
