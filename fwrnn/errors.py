@@ -21,7 +21,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:
-    """ ", did you mean 'X'?" for the option nearest to ``name``, or "" when none is near.
+    """ ", did you mean 'X'?" for the option nearest to ``name``, or "." when none is near.
 
     An abbreviation counts as near: it is also compared with each option's beginning.
     """
@@ -33,4 +33,4 @@ def suggestion(name: str, options: Iterable[str]) -> str:
         )
 
     best = max(options, key=likeness, default="")
-    return f", did you mean '{best}'?" if best and likeness(best) > 0.6 else ""
+    return f", did you mean '{best}'?" if best and likeness(best) > 0.6 else "."

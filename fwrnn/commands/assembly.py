@@ -1,15 +1,29 @@
 """A task, a model and a device from a configuration; what every command starts with."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
 
+from fwrnn.commands.composition import read_config
 from fwrnn.config import Config
 from fwrnn.errors import UserError
 from fwrnn.interfaces import SupervisedTask
 from fwrnn.models import SequenceClassifier, build_model
 from fwrnn.tasks import build_task
+from fwrnn.training.run_folder import RunFolder
 
 
-def assemble(config: Config) -> tuple[SupervisedTask, SequenceClassifier, torch.device]:
+class Assembly(NamedTuple):
+    """What a configuration describes, built."""
+
+    config: Config
+    task: SupervisedTask
+    model: SequenceClassifier
+    device: torch.device
+
+
+def assemble(config: Config) -> Assembly:
     """Build what a configuration describes; the model's first weights come from its seed.
 
     Raises:
@@ -27,7 +41,26 @@ def assemble(config: Config) -> tuple[SupervisedTask, SequenceClassifier, torch.
         model = build_model(config.model, task.spec)
     except ValueError as error:
         raise UserError(f"model.{error}") from error
-    return task, model.to(device), device
+    return Assembly(config, task, model.to(device), device)
+
+
+def load_run(run: str | Path, device: str | None = None) -> tuple[Assembly, int]:
+    """A trained model, rebuilt from its folder with its best weights, and their update.
+
+    Raises:
+        UserError: no such run, or a configuration or checkpoint that is broken.
+    """
+    folder = RunFolder(run)
+    config = read_config(folder.read_config())
+    if device:
+        config.device = device
+    assembly = assemble(config)
+    best = folder.read_checkpoint(folder.best, assembly.device)
+    try:
+        assembly.model.load_state_dict(best["model"])
+        return assembly, best["update"]
+    except (KeyError, TypeError, RuntimeError):
+        raise UserError(f"{folder.best} does not fit the model of {folder.config}") from None
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """From a command line to a checked configuration: Hydra, and its errors in one line each."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def run_with_hydra(job: Callable[[DictConfig], Any], argv: list[str]) -> None:
         UserError: the command line or a configuration is wrong.
         Exception: what ``job`` raised; in a sweep the first, once all of its jobs have run.
     """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     import hydra
     from hydra.errors import HydraException
 
@@ -49,7 +51,7 @@ def run_with_hydra(job: Callable[[DictConfig], Any], argv: list[str]) -> None:
     try:
         entry(guarded)()
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
-        raise UserError(explain(error, argv)) from error
+        raise UserError(explain(error)) from error
     if failures:
         raise failures[0]
 
@@ -72,14 +74,17 @@ def _options_first(argv: list[str]) -> list[str]:
                 "Settings are written KEY=VALUE, without dashes"
             )
     for word in overrides:
-        if "=" not in word and not word.startswith("~"):
+        key, assigned, value = word.partition("=")
+        if not assigned and not word.startswith("~"):
             raise UserError(f"'{word}' is not a setting; settings are written KEY=VALUE")
+        if key in SCHEMAS and value in ("", "null"):
+            raise UserError(f"{key} needs an option, got '{word}'; see fwrnn train --help")
     return options + overrides
 
 
-def explain(error: Exception, argv: list[str]) -> str:
+def explain(error: Exception) -> str:
     """One line for an error of Hydra or OmegaConf, with the nearest right name."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     if isinstance(error, MissingConfigException) and error.options:
         group = (error.missing_cfg_file or "").rpartition("/")
@@ -91,7 +96,9 @@ def explain(error: Exception, argv: list[str]) -> str:
     text = str(error)
     wrong = _quoted_after("Could not override '", text)
     if wrong is not None:
-        return f"unknown key '{wrong}'{suggestion(wrong, known_keys(argv))}"
+        return f"unknown key '{wrong}'{suggestion(wrong, known_keys())}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}': {text.splitlines()[0]}"
     cause = error.__cause__
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     if cause is not None and str(cause).strip() and str(cause).splitlines()[0] not in first:
@@ -104,7 +111,7 @@ def _quoted_after(start: str, text: str) -> str | None:
     return rest.split("'")[0] if found else None
 
 
-def known_keys(argv: list[str]) -> list[str]:
+def known_keys() -> list[str]:
     """Every key that ``fwrnn train`` knows, as one would write it on the command line."""
     keys = list(Config.__dataclass_fields__) + ["resume", "experiment"]
     for group, (_, schemas) in SCHEMAS.items():

@@ -49,26 +49,16 @@ def evaluate_run(
     Raises:
         UserError: no such run, a broken checkpoint, or a file that cannot be read.
     """
-    from fwrnn.commands.assembly import assemble
-    from fwrnn.commands.composition import read_config
+    from fwrnn.commands.assembly import load_run
     from fwrnn.training.evaluation import evaluate
     from fwrnn.training.run_folder import RunFolder
 
-    folder = RunFolder(run)
-    config = read_config(folder.read_config())
-    if device:
-        config.device = device
-    task, model, where = assemble(config)
-    best = folder.read_checkpoint(folder.best, where)
-    try:
-        model.load_state_dict(best["model"])
-    except (KeyError, RuntimeError):
-        raise UserError(f"{folder.best} does not fit {folder.config}") from None
+    (config, task, model, where), update = load_run(run, device)
     groups = read_examples(task, data) if data else [task.split(split)]
     score = evaluate(model, *(group.to(where) for group in groups))
-    recorded = None if data else folder.read_metrics().get(f"{split}_error")
+    recorded = None if data else RunFolder(run).read_metrics().get(f"{split}_error")
     return {
-        "run": str(folder.path),
+        "run": str(run),
         "model": config.model.name,
         "hidden_size": config.model.hidden_size,
         "task": config.task.name,
@@ -77,7 +67,7 @@ def evaluate_run(
         "loss": score.loss,
         "wrong": score.wrong,
         "examples": score.count,
-        "best_update": best["update"],
+        "best_update": update,
         **({} if recorded is None else {"recorded_error": recorded}),
         **({} if recorded is None else {"reproduced": recorded == score.error}),
     }

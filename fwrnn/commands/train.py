@@ -93,7 +93,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
             f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
             "another hydra.run.dir"
         )
-    task, model, device = assemble(config)
+    _, task, model, device = assemble(config)
     checkpoint = run.read_checkpoint(run.last, device) if resume else None
     run.write_config(config)
     log.info(describe(config, model, device))

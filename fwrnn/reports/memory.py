@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -21,48 +22,47 @@ class MemoryPicture:
 
     def __init__(self, inputs: Tensor, labels: list[str], answers: list[str]):
         self.inputs, self.labels, self.answers = inputs, labels, answers
+        count = len(inputs)
+        self._figure = Figure(figsize=(3.4 * count, 6.6), layout="constrained", dpi=80)
+        FigureCanvasAgg(self._figure)
+        self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
 
-    def draw(self, model: SequenceClassifier, title: str = "") -> Figure:
+    def draw(self, model: SequenceClassifier) -> Figure:
         """One column per sequence: its attention above, its memory after the last step below."""
         attention, memory, guesses = look_inside(model, self.inputs)
-        count = len(self.inputs)
-        figure = Figure(figsize=(3.6 * count, 7), layout="constrained", dpi=80)
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
-        for k in range(count):
+        for k, (above, below) in enumerate(self._axes.T):
             heading = f"{self.labels[k]} → {guesses[k]}"
             if str(guesses[k]) != self.answers[k]:
                 heading += f"  (should be {self.answers[k]})"
-            self._draw_attention(axes[0, k], attention[k], self.labels[k], heading)
-            self._draw_memory(axes[1, k], memory[k])
-        axes[0, 0].set_ylabel("a step …")
-        if title:
-            figure.suptitle(title)
-        return figure
+            _show(above, attention[k])
+            _label_steps(above, self.labels[k])
+            above.set_title(heading, family="monospace", fontsize=10)
+            order = np.argsort(-np.diagonal(memory[k]))
+            _show(below, memory[k][np.ix_(order, order)])
+            below.set(xticks=[], yticks=[], xlabel="memory A, unit × unit, strongest first")
+        self._axes[0, 0].set_ylabel("a step …")
+        return self._figure
 
     def pixels(self, model: SequenceClassifier) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
         canvas = self.draw(model).canvas
         canvas.draw()
+        self._figure.set_layout_engine("none")  # the first drawing settled it for all
         return np.asarray(canvas.buffer_rgba())[..., :3]
 
-    @staticmethod
-    def _draw_attention(axes, weights: np.ndarray, labels: str, heading: str) -> None:
-        largest = np.abs(weights).max() or 1.0
-        axes.imshow(weights, cmap="magma", vmin=min(weights.min(), 0), vmax=largest)
-        steps = range(len(labels))
-        axes.set_xticks(steps, labels, family="monospace")
-        axes.set_yticks(steps, labels, family="monospace")
-        axes.set_xlabel("… attends to each earlier step")
-        axes.set_title(heading, family="monospace", fontsize=10)
 
-    @staticmethod
-    def _draw_memory(axes, memory: np.ndarray) -> None:
-        order = np.argsort(-np.diagonal(memory))
-        axes.imshow(memory[np.ix_(order, order)], cmap="magma")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_xlabel("memory A: unit × unit, by strength")
+def _show(axes: Axes, matrix: np.ndarray) -> None:
+    """The matrix as an image; a later one replaces the first, which is faster than drawing anew."""
+    image = axes.images[0] if axes.images else axes.imshow(matrix, cmap="magma")
+    image.set_data(matrix)
+    image.set_clim(min(matrix.min(), 0), max(matrix.max(), 1e-6))
+
+
+def _label_steps(axes: Axes, labels: str) -> None:
+    steps = range(len(labels))
+    axes.set_xticks(steps, labels, family="monospace")
+    axes.set_yticks(steps, labels, family="monospace")
+    axes.set_xlabel("… attends to each earlier step")
 
 
 def look_inside(model: SequenceClassifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list]:

@@ -68,7 +68,8 @@ class AssocRetrieval:
         ``epoch`` chooses among the fresh training sets of ``resample``. The same arguments give
         the same examples on every machine.
         """
-        stream = [self.seed, _STREAMS[name], epoch if self.resample else 0]
+        fresh = self.resample and name == "train"
+        stream = [self.seed, _STREAMS[name], epoch if fresh else 0]
         return generate(self.pairs, self._sizes[name], np.random.default_rng(stream))
 
     def decode(self, sequence: Tensor) -> str:

@@ -86,7 +86,7 @@ def _memory_after(states: Tensor, memory: Tensor | None, rule: Rule, lengths: Te
     """Equation 3 once, at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ."""
     ages = lengths - 1 - torch.arange(len(states), device=lengths.device).unsqueeze(-1)
     weighted = states * equations.strengths(ages, rule, states.dtype).unsqueeze(-1)
-    total = weighted.permute(1, 2, 0) @ states.transpose(0, 1)
+    total = (weighted.permute(1, 2, 0) @ states.transpose(0, 1)).to(states.dtype)
     if memory is None:
         return total
     return total + (rule.decay ** lengths.to(states.dtype)).view(-1, 1, 1) * memory

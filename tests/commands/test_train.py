@@ -1,0 +1,161 @@
+"""A run from beginning to end: what it leaves, that it repeats, and that it can be resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fwrnn.cli import main
+from fwrnn.commands.evaluate import evaluate_run
+from fwrnn.commands.train import train
+from fwrnn.errors import UserError
+from tests.commands.compose import compose
+
+TIMES = ("seconds", "updates_per_second")
+
+
+def lasting(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if name not in TIMES}
+
+
+def curve(folder) -> list[dict]:
+    rows = csv.DictReader((folder / "curve.csv").open())
+    return [{name: row[name] for name in row if name != "seconds"} for row in rows]
+
+
+def weights(path) -> dict:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_run_leaves_its_folder_complete(tiny, tmp_path):
+    metrics = train(compose(*tiny), tmp_path)
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    wanted = "test_error val_error updates seconds updates_per_second seed task model"
+    assert set(wanted.split()) <= metrics.keys()
+    assert 0 <= metrics["test_error"] <= 1
+    for name in ("config.yaml", "curve.csv", "checkpoints/best.pt", "checkpoints/last.pt"):
+        assert (tmp_path / name).is_file()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_tensorboard_has_scalars_pictures_text_and_one_row_of_hyperparameters(tiny, tmp_path):
+    train(compose(*tiny), tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "val/loss", "val/error"} <= set(tags["scalars"])
+    assert [event.step for event in events.Images("memory")] == [5, 10, 15, 20]
+    assert "configuration/text_summary" in tags["tensors"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert len(list(tmp_path.rglob("events.out.tfevents*"))) == 1
+
+
+def test_models_without_a_memory_draw_none(tiny, tmp_path):
+    train(compose(*tiny, "model=lstm"), tmp_path)
+    assert not EventAccumulator(str(tmp_path)).Reload().Tags()["images"]
+
+
+def test_evaluate_reproduces_the_recorded_number(tiny, tmp_path):
+    metrics = train(compose(*tiny), tmp_path)
+    result = evaluate_run(str(tmp_path))
+    assert result["error"] == metrics["test_error"]
+    assert result["loss"] == metrics["test_loss"]
+    assert result["reproduced"]
+    assert evaluate_run(str(tmp_path), "val")["error"] == metrics["val_error"]
+
+
+def test_same_seed_gives_the_same_metrics_and_another_does_not(tiny, tmp_path):
+    first = train(compose(*tiny), tmp_path / "a")
+    second = train(compose(*tiny), tmp_path / "b")
+    other = train(compose(*tiny, "seed=1"), tmp_path / "c")
+    assert lasting(first) == lasting(second)
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert other["test_loss"] != first["test_loss"]
+
+
+@pytest.mark.parametrize("stop_at", [7, 10])
+def test_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch, capsys, stop_at):
+    from fwrnn.training.supervised import SupervisedTrainer
+
+    monkeypatch.chdir(tmp_path)
+    straight = train(compose(*tiny), tmp_path / "straight")
+    update = SupervisedTrainer._update
+
+    def interrupting(self):
+        if self.progress.update == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "_update", interrupting)
+        assert main(["train", *tiny, "hydra.run.dir=stopped"]) == 130
+    assert "fwrnn train resume=stopped" in capsys.readouterr().err
+    assert not (tmp_path / "stopped" / "metrics.json").exists()
+    assert main(["train", "resume=stopped"]) == 0
+    resumed = json.loads((tmp_path / "stopped" / "metrics.json").read_text())
+    assert lasting(resumed) == lasting(straight)
+    assert curve(tmp_path / "stopped") == curve(tmp_path / "straight")
+    for name in ("best.pt", "last.pt"):
+        one = weights(tmp_path / "stopped" / "checkpoints" / name)
+        other = weights(tmp_path / "straight" / "checkpoints" / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_killed_run_goes_on_bit_for_bit(tiny, tmp_path):
+    tiny += ["trainer.max_updates=400", "trainer.evaluate_every=100"]
+    straight = train(compose(*tiny), tmp_path / "straight")
+    command = [sys.executable, "-m", "fwrnn", "train", *tiny]
+    process = subprocess.Popen([*command, f"hydra.run.dir={tmp_path / 'killed'}"])
+    while not (tmp_path / "killed" / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert main(["train", f"resume={tmp_path / 'killed'}"]) == 0
+    resumed = json.loads((tmp_path / "killed" / "metrics.json").read_text())
+    assert lasting(resumed) == lasting(straight)
+
+
+def test_finished_run_can_be_given_more_updates_but_not_another_model(tiny, tmp_path, capsys):
+    train(compose(*tiny), tmp_path)
+    assert main(["train", f"resume={tmp_path}", "trainer.max_updates=30"]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["updates"] == 30
+    assert main(["train", f"resume={tmp_path}", "model=lstm"]) == 2
+    assert "'model=lstm' cannot change" in capsys.readouterr().err
+
+
+def test_run_is_never_overwritten(tiny, tmp_path):
+    train(compose(*tiny), tmp_path)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(compose(*tiny), tmp_path)
+
+
+def test_full_disk_keeps_what_was_there(tiny, tmp_path, monkeypatch, capsys):
+    from pathlib import Path
+
+    train(compose(*tiny), tmp_path)
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert main(["train", f"resume={tmp_path}", "trainer.max_updates=30"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_sweep_runs_every_combination(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = ["model=fast_weights,lstm", "-m", "model.hidden_size=6,8", "seed=0,1"]
+    assert main(["train", *[word for word in tiny if "hidden_size" not in word], *sweep]) == 0
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("metrics.json")]
+    settings = {(m["model"], m["hidden_size"], m["seed"]) for m in found}
+    assert len(found) == len(settings) == 8

@@ -1,0 +1,71 @@
+"""The layers that fast weights are compared with."""
+
+import pytest
+import torch
+
+from fwrnn.layers import IRNN, AssociativeLSTM
+
+
+def test_irnn_starts_from_half_the_identity_and_is_relu():
+    layer = IRNN(5, 7, num_layers=2)
+    for name in ("weight_hh_l0", "weight_hh_l1"):
+        torch.testing.assert_close(getattr(layer, name).detach(), 0.5 * torch.eye(7))
+    assert layer.nonlinearity == "relu"
+    assert layer(torch.randn(6, 3, 5))[0].min() == 0
+
+
+@pytest.mark.parametrize(("copies", "heads"), [(1, 1), (4, 3)])
+def test_associative_lstm_equals_its_equations_in_complex_numbers(copies, heads):
+    size, half = 6, 3
+    layer = AssociativeLSTM(5, size, copies, heads).double()
+    x = torch.randn(4, 2, 5, dtype=torch.float64)
+    outputs, state = layer(x)
+    hidden = torch.zeros(2, size, dtype=torch.float64)
+    cells = torch.zeros(copies, 2, half, dtype=torch.complex128)
+
+    def bound(z):
+        return z / z.abs().clamp(min=1)
+
+    def gate(numbers):
+        return torch.sigmoid(numbers)
+
+    for step, output in zip(x, outputs, strict=True):
+        numbers = layer.input_map(step) + layer.hidden_map(hidden)
+        forget, numbers = gate(numbers[:, :half]), numbers[:, half:]
+        write = gate(numbers[:, : heads * half]).split(half, dim=1)
+        read = gate(numbers[:, heads * half : 2 * heads * half]).split(half, dim=1)
+        rest = numbers[:, 2 * heads * half :].view(2, 3, heads, 2, half)
+        write_key, read_key, update = bound(torch.complex(rest[..., 0, :], rest[..., 1, :])).unbind(
+            1
+        )
+        hidden = 0
+        cells = forget * cells
+        for s in range(copies):
+            for k in range(heads):
+                cells[s] += write_key[:, k, layer.permutations[s]] * (write[k] * update[:, k])
+        for k in range(heads):
+            found = [read_key[:, k, layer.permutations[s]] * cells[s] for s in range(copies)]
+            hidden = hidden + read[k] * bound(torch.stack(found).mean(0))
+        hidden = torch.cat([hidden.real, hidden.imag], dim=1)
+        torch.testing.assert_close(output, hidden)
+    torch.testing.assert_close(state.cells[..., 0].transpose(0, 1), cells.real)
+    torch.testing.assert_close(state.cells[..., 1].transpose(0, 1), cells.imag)
+
+
+def test_associative_lstm_goes_on_from_its_state():
+    layer = AssociativeLSTM(5, 6)
+    x = torch.randn(6, 3, 5)
+    whole, final = layer(x)
+    first, state = layer(x[:2])
+    second, last = layer(x[2:], state)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(tuple(last), tuple(final))
+    whole.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_associative_lstm_says_what_is_wrong():
+    with pytest.raises(ValueError, match="hidden_size must be even, got 7"):
+        AssociativeLSTM(5, 7)
+    with pytest.raises(ValueError, match="copies and heads must be 1 or more, got 0 and 3"):
+        AssociativeLSTM(5, 6, copies=0)

@@ -1,0 +1,246 @@
+"""The layer in the place of ``nn.RNN``: input forms, errors, and what PyTorch does to modules."""
+
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+from fwrnn import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(FastWeightsRNN, nn.RNN), (FastWeightsRNNCell, nn.RNNCell)]
+)
+def test_arguments_and_defaults_are_those_of_torch(ours, theirs):
+    documented = {
+        nn.RNN: "input_size hidden_size num_layers=1 nonlinearity='tanh' bias=True "
+        "batch_first=False dropout=0.0 bidirectional=False device=None dtype=None",
+        nn.RNNCell: "input_size hidden_size bias=True nonlinearity='tanh' device=None dtype=None",
+    }[theirs]
+    positional = [
+        str(parameter).split(":")[0].replace(" ", "")
+        if parameter.default is parameter.empty
+        else f"{parameter.name}={parameter.default!r}"
+        for parameter in inspect.signature(ours).parameters.values()
+        if parameter.kind == parameter.POSITIONAL_OR_KEYWORD
+    ]
+    assert " ".join(positional) == documented
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"num_layers": 2}, {"bidirectional": True}, {"num_layers": 3, "bidirectional": True},
+    {"batch_first": True}, {"bias": False},
+], ids=str)  # fmt: skip
+def test_outputs_and_states_have_the_shapes_of_nn_rnn(settings):
+    ours, theirs = FastWeightsRNN(5, 7, **settings), nn.RNN(5, 7, **settings)
+    for x in (torch.randn(6, 3, 5), torch.randn(6, 5)):
+        output, state = ours(x)
+        wanted, hidden = theirs(x)
+        assert output.shape == wanted.shape
+        assert state.hidden.shape == hidden.shape
+        assert state.memory.shape == (*hidden.shape, 7)
+        given = ours(x, torch.randn_like(hidden))[0]
+        assert given.shape == wanted.shape
+        torch.testing.assert_close(ours(x, hx=torch.zeros_like(hidden))[0], output)
+    assert {name for name, _ in theirs.named_parameters()} <= dict(ours.named_parameters()).keys()
+    assert len(ours.all_weights) == len(theirs.all_weights)
+
+
+def test_batch_first_and_unbatched_are_the_same_numbers():
+    layer = FastWeightsRNN(5, 7)
+    transposed = FastWeightsRNN(5, 7, batch_first=True)
+    transposed.load_state_dict(layer.state_dict())
+    x = torch.randn(6, 3, 5)
+    output, state = layer(x)
+    torch.testing.assert_close(transposed(x.transpose(0, 1))[0], output.transpose(0, 1))
+    alone, last = layer(x[:, 1], state.index_batch(1))
+    both, ends = layer(x, state)
+    torch.testing.assert_close(alone, both[:, 1])
+    torch.testing.assert_close(tuple(last), tuple(ends.index_batch(1)))
+
+
+@pytest.mark.parametrize("backend", ["matrix", "attention"])
+@pytest.mark.parametrize("enforce_sorted", [True, False])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_padding_of_a_packed_sequence_changes_nothing(backend, enforce_sorted, bidirectional):
+    layer = FastWeightsRNN(5, 7, 2, bidirectional=bidirectional, backend=backend)
+    lengths = [6, 4, 1] if enforce_sorted else [4, 1, 6]
+    sequences = [torch.randn(length, 5) for length in lengths]
+    packed = pack_sequence(sequences, enforce_sorted=enforce_sorted)
+    output, state = layer(packed)
+    padded, found = pad_packed_sequence(output)
+    assert found.tolist() == lengths
+    for k, sequence in enumerate(sequences):
+        alone, last = layer(sequence)
+        torch.testing.assert_close(padded[: lengths[k], k], alone)
+        torch.testing.assert_close(tuple(state.index_batch(k)), tuple(last))
+
+
+def test_packed_padding_gets_no_gradient():
+    layer = FastWeightsRNN(5, 7)
+    x = torch.randn(6, 2, 5, requires_grad=True)
+    output, state = layer(pack_padded_sequence(x, [6, 2]))
+    (output.data.sum() + state.memory.sum()).backward()
+    assert x.grad[2:, 1].abs().sum() == 0
+    assert x.grad[:2, 1].abs().sum() > 0
+
+
+def test_state_can_be_detached_moved_and_indexed():
+    layer = FastWeightsRNN(5, 7)
+    _, state = layer(torch.randn(6, 4, 5))
+    hidden, memory = state
+    assert isinstance(state, FastWeightsState)
+    assert state.hidden is hidden
+    assert memory.requires_grad
+    assert not any(part.requires_grad for part in state.detach())
+    assert state.to(torch.float64).memory.dtype == torch.float64
+    assert state.index_batch(slice(1, 3)).memory.shape == (1, 2, 7, 7)
+    mask = torch.tensor([True, False, False, True])
+    torch.testing.assert_close(state.index_batch(mask).hidden, hidden[:, [0, 3]])
+    torch.testing.assert_close(tuple(layer.initial_state(4)), (hidden * 0, memory * 0))
+
+
+def test_survives_copying_saving_and_pickling():
+    layer = FastWeightsRNN(5, 7, nonlinearity="relu", decay=0.9, inner_steps=2)
+    x = torch.randn(6, 3, 5)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = FastWeightsRNN(5, 7, nonlinearity="relu", decay=0.9, inner_steps=2)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
+        assert torch.equal(other(x)[0], layer(x)[0])
+    _, state = layer(x)
+    detached = pickle.loads(pickle.dumps(state.detach()))
+    assert torch.equal(detached.memory, state.memory)
+    assert eval(repr(layer), {"FastWeightsRNN": FastWeightsRNN}).decay == 0.9
+
+
+@pytest.mark.parametrize("backend", ["matrix", "attention"])
+def test_trains_under_bfloat16_autocast(backend):
+    layer = FastWeightsRNN(5, 7, nonlinearity="relu", backend=backend)
+    x = torch.randn(6, 3, 5)
+    exact, _ = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, state = layer(x)
+    output.float().sum().backward()
+    assert state.memory.dtype == torch.float32
+    torch.testing.assert_close(output.float(), exact, rtol=0.1, atol=0.1)
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_runs_in_other_dtypes(dtype):
+    layer = FastWeightsRNN(5, 7, dtype=dtype)
+    output, state = layer(torch.randn(6, 3, 5, dtype=dtype))
+    assert {output.dtype, state.hidden.dtype, state.memory.dtype} == {dtype}
+
+
+def test_device_follows_the_parameters():
+    layer = FastWeightsRNN(5, 7, 2, bidirectional=True, device="meta")
+    output, state = layer(torch.randn(6, 3, 5, device="meta"))
+    assert {output.device.type, state.hidden.device.type, state.memory.device.type} == {"meta"}
+
+
+def test_vmap_over_an_ensemble_of_layers():
+    layers = [FastWeightsRNN(5, 7) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    x = torch.randn(6, 2, 5)
+
+    def call(values, fixed):
+        return torch.func.functional_call(layers[0], (values, fixed), (x,))[0]
+
+    outputs = torch.vmap(call)(parameters, buffers)
+    torch.testing.assert_close(outputs, torch.stack([layer(x)[0] for layer in layers]))
+
+
+def test_dropout_acts_between_layers_while_training():
+    layer = FastWeightsRNN(5, 7, 2, dropout=0.5)
+    x = torch.randn(6, 3, 5)
+    assert not torch.equal(layer(x)[0], layer(x)[0])
+    layer.eval()
+    assert torch.equal(layer(x)[0], layer(x)[0])
+    with pytest.warns(UserWarning, match="num_layers=1"):
+        FastWeightsRNN(5, 7, dropout=0.5)
+
+
+def test_starts_as_the_paper_says():
+    layer = FastWeightsRNN(300, 400)
+    torch.testing.assert_close(layer.weight_hh_l0.detach(), 0.05 * torch.eye(400))
+    for parameter in (layer.weight_ih_l0, layer.bias_ih_l0):
+        assert 0.9 / 20 < parameter.abs().max() <= 1 / 20
+    assert (layer.norm_weight_l0 == 1).all()
+    assert (layer.norm_bias_l0 == 0).all()
+
+
+@pytest.mark.parametrize("module", [FastWeightsRNN, FastWeightsRNNCell])
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"decay": 1.5}, r"decay .* \[0, 1\], got 1.5"),
+    ({"decay": float("nan")}, r"decay .* got nan"),
+    ({"decay": -0.1}, r"decay .* got -0.1"),
+    ({"fast_lr": float("inf")}, "fast_lr .* finite .* got inf"),
+    ({"inner_steps": -1}, "inner_steps .* 0 or more, got -1"),
+    ({"inner_steps": 1.5}, "inner_steps .* integer .* got 1.5"),
+    ({"backend": "magic"}, "backend .* 'attention', got 'magic'"),
+    ({"boundary": "open"}, "boundary .* 'identity', got 'open'"),
+    ({"nonlinearity": "gelu"}, "nonlinearity .* 'relu', got 'gelu'"),
+    ({"inner_start": "previous", "inner_steps": 0}, "inner_start='previous' needs"),
+], ids=str)  # fmt: skip
+def test_bad_arguments_say_what_is_wrong(module, settings, message):
+    with pytest.raises(ValueError, match=message):
+        module(3, 4, **settings)
+
+
+def test_bad_arguments_of_nn_rnn_say_what_is_wrong():
+    for settings in ({"num_layers": 0}, {"dropout": 1.5, "num_layers": 2}):
+        with pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
+            FastWeightsRNN(3, 4, **settings)
+    with pytest.raises(ValueError, match="hidden_size must be an integer of 1 or more, got 0"):
+        FastWeightsRNN(3, 0)
+
+
+def test_constants_changed_later_are_checked_too():
+    layer = FastWeightsRNN(3, 4)
+    layer.decay = 2.0
+    with pytest.raises(ValueError, match="got 2.0"):
+        layer(torch.randn(2, 1, 3))
+
+
+@pytest.mark.parametrize(("shape", "state", "message"), [
+    ((6, 3, 4), None, "input_size = 5, got shape"),
+    ((6,), None, "got 1 of shape"),
+    ((1, 6, 3, 5), None, "got 4 of shape"),
+    ((0, 3, 5), None, "1 step or more"),
+    ((6, 3, 5), (1, 2, 7), r"hidden has shape \(1, 3, 7\), got \(1, 2, 7\)"),
+    ((6, 5), (1, 1, 7), r"hidden has shape \(1, 7\), got \(1, 1, 7\)"),
+], ids=str)  # fmt: skip
+def test_bad_shapes_say_what_is_wrong(shape, state, message):
+    layer = FastWeightsRNN(5, 7)
+    with pytest.raises(ValueError, match=message):
+        layer(torch.zeros(shape), None if state is None else torch.zeros(state))
+
+
+def test_bad_memory_says_what_is_wrong():
+    layer = FastWeightsRNN(5, 7)
+    state = FastWeightsState(torch.zeros(1, 3, 7), torch.zeros(1, 3, 7))
+    with pytest.raises(ValueError, match=r"memory has shape \(1, 3, 7, 7\), got \(1, 3, 7\)"):
+        layer(torch.zeros(6, 3, 5), state)
+
+
+def test_cell_takes_what_rnn_cell_takes():
+    cell = FastWeightsRNNCell(5, 7)
+    state = cell(torch.randn(3, 5))
+    assert state.hidden.shape == (3, 7)
+    assert state.memory.shape == (3, 7, 7)
+    alone = cell(torch.randn(5))
+    assert alone.hidden.shape == (7,)
+    assert cell(torch.randn(5), alone).memory.shape == (7, 7)
+    assert cell(torch.randn(3, 5), torch.randn(3, 7)).hidden.shape == (3, 7)
+    assert cell.initial_state(3).memory.shape == (3, 7, 7)
+    with pytest.raises(ValueError, match="input_size = 5"):
+        cell(torch.randn(3, 4))

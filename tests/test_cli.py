@@ -1,0 +1,149 @@
+"""The command line: every mistake is one line on standard error and exit status 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fwrnn import __version__
+from fwrnn.cli import main
+from fwrnn.commands.train import train
+from tests.commands.compose import compose
+
+
+@pytest.fixture
+def run(tiny, tmp_path):
+    train(compose(*tiny), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    assert error.startswith("fwrnn: ")
+    return error
+
+
+@pytest.mark.parametrize(("words", "parts"), [
+    (["trian"], ["unknown command 'trian'", "'train'"]),
+    (["train", "task=asoc"], ["unknown task 'asoc'", "did you mean 'assoc_retrieval'?"]),
+    (["train", "model=fast_weight"], ["unknown model 'fast_weight'", "'fast_weights'"]),
+    (["train", "tsk=assoc_retrieval"], ["unknown key 'tsk'", "'task'"]),
+    (["train", "model.hiden_size=3"], ["'model.hiden_size'", "'model.hidden_size'"]),
+    (["train", "hidden_size=3"], ["'hidden_size'", "'model.hidden_size'"]),
+    (["train", "+model.foo=1"], ["'model.foo'"]),
+    (["train", "+foo=1"], ["'foo'"]),
+    (["train", "model.hidden_size=abc"], ["model.hidden_size", "'abc'"]),
+    (["train", "model.hidden_size=0"], ["model.hidden_size must be 1 or more, got 0"]),
+    (["train", "model.hidden_size=2.5"], ["model.hidden_size", "2.5"]),
+    (["train", "model.backend=magic"], ["model.backend", "magic", "attention"]),
+    (["train", "model.decay=1.5"], ["model.decay", "[0, 1], got 1.5"]),
+    (["train", "model.fast_lr=nan"], ["model.fast_lr", "got nan"]),
+    (["train", "model.inner_steps=-1"], ["model.inner_steps", "got -1"]),
+    (["train", "model=associative_lstm", "model.hidden_size=7"], ["even, got 7"]),
+    (["train", "task.pairs=27"], ["task.pairs must lie in 1 … 26", "got 27"]),
+    (["train", "task.pairs=0"], ["task.pairs", "got 0"]),
+    (["train", "trainer.learning_rate=-1"], ["trainer.learning_rate must be positive, got -1"]),
+    (["train", "trainer.max_updates=0"], ["trainer.max_updates must be 1 or more, got 0"]),
+    (["train", "trainer.schedule=step"], ["trainer.schedule", "step", "cosine"]),
+    (["train", "seed=-1"], ["seed must be 0 or more, got -1"]),
+    (["train", "seed=x"], ["seed", "'x'"]),
+    (["train", "device=gpu"], ["device 'gpu'"]),
+    (["train", "task=null"], ["task"]),
+    (["train", "model.hidden_size="], ["model.hidden_size"]),
+    (["train", "nonsense"], ["'nonsense' is not a setting", "KEY=VALUE"]),
+    (["train", "--fast"], ["unknown option '--fast'"]),
+    (["train", "model.hidden_size=[1,2"], ["model.hidden_size=[1,2"]),
+    (["train", "resume=nowhere"], ["no run at 'nowhere'"]),
+    (["train", "--help", "task=asoc"], ["unknown task 'asoc'"]),
+    (["train", "--cfg", "job", "model=x"], ["unknown model 'x'"]),
+    (["evaluate"], ["RUN", "fwrnn evaluate --help"]),
+    (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
+    (["evaluate", "nowhere", "--splt"], ["--splt"]),
+    (["evaluate", "."], ["is not a run"]),
+], ids=lambda value: " ".join(value) if value and " " not in value[0] else "")  # fmt: skip
+def test_mistake_is_one_line_and_status_2(words, parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = one_line(capsys)
+    for part in parts:
+        assert part in error
+
+
+def test_evaluate_prints_for_people_and_for_machines(run, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    assert "as recorded, exactly" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reproduced"] is True
+
+
+def test_evaluate_reads_files_of_examples(run, tmp_path, capsys):
+    file = tmp_path / "mine.tsv"
+    file.write_text("c9k8j3f1??c\t9\na1b2??a\t1\n")
+    assert main(["evaluate", str(run), "--data", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 2
+    file.write_text("c9k8j3f1??c\t9\na1b2??a 1\n")
+    assert main(["evaluate", str(run), "--data", str(file)]) == 2
+    assert "line 2" in one_line(capsys)
+    assert main(["evaluate", str(run), "--data", "nowhere.tsv"]) == 2
+    assert "nowhere.tsv" in one_line(capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, "half", "foreign", "other"])
+def test_broken_checkpoint_is_one_line_and_status_2(run, capsys, content):
+    path = run / "checkpoints" / "best.pt"
+    match content:
+        case None:
+            path.unlink()
+        case "half":
+            path.write_bytes(path.read_bytes()[:2000])
+        case "foreign":
+            torch.save({"weights": torch.ones(3)}, path)
+        case "other":
+            torch.save({"format": 1, "update": 1, "model": {"x": torch.ones(3)}}, path)
+        case _:
+            path.write_bytes(content)
+    assert main(["evaluate", str(run)]) == 2
+    assert "best.pt" in one_line(capsys)
+
+
+def test_checkpoint_cannot_run_code(run, capsys):
+    class Evil:
+        def __reduce__(self):
+            return print, ("arbitrary code ran",)
+
+    torch.save({"format": 1, "model": Evil()}, run / "checkpoints" / "best.pt")
+    assert main(["evaluate", str(run)]) == 2
+    assert "arbitrary code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "a: 1", "- 1"])
+def test_broken_configuration_is_one_line_and_status_2(run, capsys, text):
+    (run / "config.yaml").write_text(text)
+    assert main(["evaluate", str(run)]) == 2
+    one_line(capsys)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"]])
+def test_help_reads_well_and_does_not_import_torch(words):
+    program = "import sys; from fwrnn.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit:"
+    program += " pass\nassert 'torch' not in sys.modules"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True
+    )
+    assert "fwrnn" in result.stdout
+    assert "$" not in result.stdout
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fwrnn {__version__}\n"
+
+
+def test_closed_pipe_is_quiet():
+    command = f"{sys.executable} -m fwrnn train --help | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert result.stderr == ""

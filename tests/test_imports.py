@@ -1,0 +1,41 @@
+"""Imports go down only: cli → commands → training, reports → models, tasks → layers → kernels."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fwrnn
+
+PACKAGE = Path(fwrnn.__file__).parent
+MAY_IMPORT = {
+    "errors": set(),
+    "console": set(),
+    "config": set(),
+    "interfaces": set(),
+    "layers": {"layers"},
+    "tasks": {"tasks", "interfaces"},
+    "models": {"models", "interfaces", "config", "layers"},
+    "training": {"training", "interfaces", "config", "errors"},
+    "reports": {"reports", "training", "models", "layers", "interfaces", "config"},
+    "commands": {"commands", "reports", "training", "models", "tasks"},
+    "cli": {"errors"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+MAY_IMPORT["commands"] |= {"interfaces", "config", "errors"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_go_down_only(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for module in modules:
+            if module.startswith("fwrnn."):
+                assert module.split(".")[1] in MAY_IMPORT[part], f"{path} imports {module}"
+            if module.startswith("torch.utils.tensorboard"):
+                assert path.name == "tracking.py"
+    if "kernels" in path.parts:
+        assert "fwrnn.layers.fast_weights" not in path.read_text()
