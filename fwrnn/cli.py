@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output left, as `head` does; keep Python quiet at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _say(error, 1)
 
 
 def _dispatch(argv: list[str]) -> int:

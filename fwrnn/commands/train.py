@@ -56,17 +56,15 @@ def resumed_config(folder: Path, overrides: list[str]) -> Config:
     """The configuration that the run in ``folder`` began with, and any key given anew."""
     from fwrnn.training.run_folder import RunFolder
 
-    saved = OmegaConf.create(RunFolder(folder).read_config())
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key == "resume":
-            continue
-        if OmegaConf.select(saved, key) is None or OmegaConf.is_dict(OmegaConf.select(saved, key)):
+    saved = RunFolder(folder).read_config()
+    changes = [override for override in overrides if not override.startswith("resume=")]
+    for override in changes:
+        if not override.startswith(("trainer.", "device=", "threads=")):
             raise UserError(
-                f"resume goes on with a run as it was configured; '{override}' cannot change"
+                f"resume goes on with a run as it was configured; '{override}' cannot change, "
+                "only keys of the trainer, device and threads can"
             )
-        OmegaConf.update(saved, key, OmegaConf.create({"value": value}).value)
-    return read_config(saved)
+    return read_config(OmegaConf.merge(saved, OmegaConf.from_dotlist(changes)))
 
 
 def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
@@ -80,8 +78,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
     from fwrnn.commands.assembly import assemble
-    from fwrnn.reports.results import describe, flat_settings, metrics_of, percent
-    from fwrnn.training.evaluation import evaluate
+    from fwrnn.reports.results import describe
     from fwrnn.training.run_folder import RunFolder
     from fwrnn.training.signals import StopRequest
     from fwrnn.training.supervised import SupervisedTrainer
@@ -112,7 +109,10 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
             on_validation=memory_pictures(task, model, device, tracker),
         )
         if checkpoint:
-            trainer.restore(checkpoint)
+            try:
+                trainer.restore(checkpoint)
+            except (KeyError, TypeError, ValueError, RuntimeError):
+                raise UserError(f"{run.last} does not fit the model of {run.config}") from None
             log.info(f"going on after update {trainer.progress.update:,}")
         reason = trainer.fit(stop)
         if reason == "interrupted":
@@ -121,17 +121,26 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"go on with: fwrnn train resume={folder}",
                 stop.signal,
             )
-        model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-        test = evaluate(model, task.split("test").to(device))
-        metrics = metrics_of(config, model, device, trainer.progress, reason, test)
-        run.write_metrics(metrics)
-        results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
-        tracker.hyperparameters(flat_settings(config), results)
+        return conclude(trainer, run, config, task, tracker, reason)
+
+
+def conclude(trainer, run, config: Config, task, tracker, reason: str) -> dict:
+    """Test the best weights, once, and record what came out."""
+    from fwrnn.reports.results import flat_settings, metrics_of, percent
+    from fwrnn.training.evaluation import evaluate
+
+    model, device = trainer.model, trainer.device
+    model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
+    test = evaluate(model, task.split("test").to(device))
+    metrics = metrics_of(config, model, device, trainer.progress, reason, test)
+    run.write_metrics(metrics)
+    results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
+    tracker.hyperparameters(flat_settings(config), results)
     log.info(
         f"test error {percent(test)} with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
     )
-    log.info(f"test it again with: fwrnn evaluate {folder}")
+    log.info(f"test it again with: fwrnn evaluate {run.path}")
     return metrics
 
 

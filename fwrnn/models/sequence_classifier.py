@@ -1,5 +1,6 @@
 """The paper's network for retrieval: encoder, recurrent core, head (section 4.1)."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.config import ModelConfig
@@ -24,8 +25,11 @@ class SymbolEncoder(nn.Module):
         self.expansion = linear(embedding_size, encoding_size)
 
     def forward(self, symbols: Tensor) -> Tensor:
-        """(…) integers → (…, encoding_size)."""
-        return self.expansion(self.embedding(symbols))
+        """(…) integers → (…, encoding_size).
+
+        Each of the few symbols is expanded once, and then looked up.
+        """
+        return F.embedding(symbols, self.expansion(self.embedding.weight))
 
 
 class SequenceClassifier(nn.Module):

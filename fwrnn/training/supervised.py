@@ -44,6 +44,29 @@ class Progress:
     curve: list[dict] = field(default_factory=list)
 
 
+class Batches:
+    """The batch of every update: each epoch has an order of its own, and no ragged last batch."""
+
+    def __init__(self, task: SupervisedTask, batch_size: int, seed: int, device: torch.device):
+        self.task, self.seed, self.device = task, seed, device
+        self._examples = task.split("train")
+        count = len(self._examples.targets)
+        self.size = min(batch_size, count)
+        self.per_epoch = count // self.size
+        self._epoch, self._shuffled = -1, self._examples
+
+    def at(self, update: int) -> Examples:
+        """The batch of an update, counted from 0, on the device."""
+        epoch, k = divmod(update, self.per_epoch)
+        if epoch != self._epoch:
+            examples = self.task.split("train", epoch) if self.task.resample else self._examples
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(examples.targets))
+            shuffled = Examples(*(part[torch.from_numpy(order)] for part in examples))
+            self._epoch, self._shuffled = epoch, shuffled.to(self.device)
+        chosen = slice(k * self.size, (k + 1) * self.size)
+        return Examples(*(part[chosen] for part in self._shuffled))
+
+
 class SupervisedTrainer:
     """Adam on mini-batches, validation now and then, the best weights kept.
 
@@ -69,14 +92,13 @@ class SupervisedTrainer:
         tracker: Tracker,
         on_validation: Callable[[int], None] | None = None,
     ):
-        self.model, self.task, self.config = model, task, config
-        self.seed, self.device = seed, device
+        self.model, self.config, self.device = model, config, device
         self.folder, self.tracker = folder, tracker
         self.on_validation = on_validation or (lambda update: None)
         self.progress = Progress()
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        self.batches = Batches(task, config.batch_size, seed, device)
         self.validation = task.split("val").to(device)
-        self._epoch, self._epoch_examples = -1, None
 
     def fit(self, stop: StopRequest) -> str:
         """Train until solved, without progress, or out of updates; returns which.
@@ -124,7 +146,7 @@ class SupervisedTrainer:
 
     def _update(self) -> torch.Tensor:
         """One step of Adam on the next batch; returns its loss, not yet waited for."""
-        inputs, targets = self._batch(self.progress.update)
+        inputs, targets = self.batches.at(self.progress.update)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.progress.update, self.config)
         self.optimizer.zero_grad()
@@ -135,21 +157,6 @@ class SupervisedTrainer:
         self.optimizer.step()
         self.progress.update += 1
         return loss.detach()
-
-    def _batch(self, update: int) -> Examples:
-        """The examples of an update; every epoch has its own order, its ragged end left out."""
-        if self._epoch_examples is None:
-            size = len(self.task.split("train").targets)
-            self._batch_size = min(self.config.batch_size, size)
-            self._batches = size // self._batch_size
-        epoch, k = divmod(update, self._batches)
-        if epoch != self._epoch:
-            examples = self.task.split("train", epoch)
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(examples.targets))
-            shuffled = Examples(*(part[torch.from_numpy(order)] for part in examples))
-            self._epoch, self._epoch_examples = epoch, shuffled.to(self.device)
-        chosen = slice(k * self._batch_size, (k + 1) * self._batch_size)
-        return Examples(*(part[chosen] for part in self._epoch_examples))
 
     def _log(self, pending: list[torch.Tensor], bar: tqdm) -> None:
         """Wait for the losses since the last call, check them, and show them."""
