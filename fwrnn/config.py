@@ -66,6 +66,7 @@ class SupervisedConfig:
     schedule: Schedule
     warmup_updates: int
     clip_norm: float | None
+    average_decay: float | None
     evaluate_every: int
     log_every: int
     solved_error: float | None
@@ -83,6 +84,11 @@ class SupervisedConfig:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(
                 f"clip_norm must be positive, got {self.clip_norm}; null turns clipping off"
+            )
+        if self.average_decay is not None and not 0 <= self.average_decay < 1:
+            raise ValueError(
+                f"average_decay must be at least 0 and below 1, got {self.average_decay}; "
+                "null turns averaging off"
             )
         if self.solved_error is not None and not 0 <= self.solved_error <= 1:
             raise ValueError(

@@ -144,7 +144,7 @@ def conclude(trainer, run, config: Config, task, tracker, reason: str) -> dict:
     return metrics
 
 
-def memory_pictures(task, model, device, tracker) -> Callable[[int], None] | None:
+def memory_pictures(task, model, device, tracker) -> Callable | None:
     """Draws the memory on three validation examples, for models and tasks that allow it."""
     from fwrnn.interfaces import Examples
     from fwrnn.reports.memory import MemoryPicture, has_memory
@@ -155,4 +155,4 @@ def memory_pictures(task, model, device, tracker) -> Callable[[int], None] | Non
     labels = [task.decode(sequence) for sequence in examples.inputs]
     answers = [str(target) for target in examples.targets.tolist()]
     picture = MemoryPicture(examples.inputs.to(device), labels, answers)
-    return lambda update: tracker.picture("memory", picture.pixels(model), update)
+    return lambda model, update: tracker.picture("memory", picture.pixels(model), update)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fwrnn.config import Schedule, SupervisedConfig
@@ -70,6 +71,9 @@ class Batches:
 class SupervisedTrainer:
     """Adam on mini-batches, validation now and then, the best weights kept.
 
+    With ``average_decay``, what is validated, kept and tested is an exponential moving average of
+    the weights over the updates, which is steadier than the weights themselves.
+
     Args:
         model: maps inputs (B, …) to logits (B, classes); already on ``device``.
         task: gives the examples.
@@ -78,7 +82,7 @@ class SupervisedTrainer:
         device: where the examples go.
         folder: takes the checkpoints and the curve.
         tracker: takes the scalars.
-        on_validation: called with the update after every validation.
+        on_validation: called after every validation with the model it looked at and the update.
     """
 
     def __init__(
@@ -90,13 +94,17 @@ class SupervisedTrainer:
         device: torch.device,
         folder: RunFolder,
         tracker: Tracker,
-        on_validation: Callable[[int], None] | None = None,
+        on_validation: Callable[[nn.Module, int], None] | None = None,
     ):
         self.model, self.config, self.device = model, config, device
         self.folder, self.tracker = folder, tracker
-        self.on_validation = on_validation or (lambda update: None)
+        self.on_validation = on_validation or (lambda model, update: None)
         self.progress = Progress()
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        self.averaged = None
+        if config.average_decay is not None:
+            average = get_ema_multi_avg_fn(config.average_decay)
+            self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.batches = Batches(task, config.batch_size, seed, device)
         self.validation = task.split("val").to(device)
 
@@ -155,6 +163,8 @@ class SupervisedTrainer:
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
         self.progress.update += 1
         return loss.detach()
 
@@ -180,7 +190,8 @@ class SupervisedTrainer:
 
     def _validate(self, bar: tqdm) -> None:
         progress = self.progress
-        score = evaluate(self.model, self.validation)
+        model = self.model if self.averaged is None else self.averaged.module
+        score = evaluate(model, self.validation)
         if not math.isfinite(score.loss):
             raise self._diverged(
                 f"the validation loss is {score.loss} after update {progress.update}"
@@ -201,12 +212,12 @@ class SupervisedTrainer:
         if (score.error, score.loss) < (progress.best_error, progress.best_loss):
             progress.best_update = progress.update
             progress.best_error, progress.best_loss = score.error, score.loss
-            content = {"update": progress.update, "model": self.model.state_dict()}
+            content = {"update": progress.update, "model": model.state_dict()}
             self.folder.write_checkpoint(self.folder.best, content)
         self._save(self.folder.last)
         self.folder.write_curve(progress.curve)
         self.tracker.scalars({"val/loss": score.loss, "val/error": score.error}, progress.update)
-        self.on_validation(progress.update)
+        self.on_validation(model, progress.update)
         self._show(bar, val_error=f"{score.error:.2%}")
 
     def _show(self, bar: tqdm, **values: str) -> None:
@@ -233,6 +244,8 @@ class SupervisedTrainer:
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
         }
+        if self.averaged is not None:
+            content["averaged"] = self.averaged.state_dict()
         if self.device.type == "cuda":
             content["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         self.folder.write_checkpoint(path, content)
@@ -240,6 +253,8 @@ class SupervisedTrainer:
     def restore(self, content: dict) -> None:
         """Go back to the state that ``last.pt`` holds."""
         self.model.load_state_dict(content["model"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(content["averaged"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
         torch.set_rng_state(content["rng"].cpu())
