@@ -78,7 +78,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
     from fwrnn.commands.assembly import assemble
-    from fwrnn.reports.results import describe
+    from fwrnn.reports.results import commit, describe
     from fwrnn.training.run_folder import RunFolder
     from fwrnn.training.signals import StopRequest
     from fwrnn.training.supervised import SupervisedTrainer
@@ -90,6 +90,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
             f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
             "another hydra.run.dir"
         )
+    code = commit()
     _, task, model, device = assemble(config)
     checkpoint = run.read_checkpoint(run.last, device) if resume else None
     run.write_config(config)
@@ -121,10 +122,10 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"go on with: fwrnn train resume={folder}",
                 stop.signal,
             )
-        return conclude(trainer, run, config, task, tracker, reason)
+        return conclude(trainer, run, config, task, tracker, reason, code)
 
 
-def conclude(trainer, run, config: Config, task, tracker, reason: str) -> dict:
+def conclude(trainer, run, config: Config, task, tracker, reason: str, code: str | None) -> dict:
     """Test the best weights, once, and record what came out."""
     from fwrnn.reports.results import flat_settings, metrics_of, percent
     from fwrnn.training.evaluation import evaluate
@@ -132,7 +133,7 @@ def conclude(trainer, run, config: Config, task, tracker, reason: str) -> dict:
     model, device = trainer.model, trainer.device
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
     test = evaluate(model, task.split("test").to(device))
-    metrics = metrics_of(config, model, device, trainer.progress, reason, test)
+    metrics = metrics_of(config, model, device, trainer.progress, reason, test, code)
     run.write_metrics(metrics)
     results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
     tracker.hyperparameters(flat_settings(config), results)

@@ -30,8 +30,12 @@ def metrics_of(
     progress: Progress,
     reason: str,
     test: Score,
+    code: str | None,
 ) -> dict:
-    """The content of ``metrics.json``: flat; errors are fractions, losses nats."""
+    """The content of ``metrics.json``: flat; errors are fractions, losses nats.
+
+    ``code`` is what ``commit`` said when the run began.
+    """
     return {
         "task": config.task.name,
         "model": config.model.name,
@@ -54,7 +58,7 @@ def metrics_of(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "fwrnn": __version__,
-        "commit": commit(),
+        "commit": code,
     }
 
 
