@@ -69,12 +69,11 @@ class SupervisedConfig:
     average_decay: float | None
     evaluate_every: int
     log_every: int
-    solved_error: float | None
-    solved_evaluations: int
+    solved_loss: float | None
     patience: int | None
 
     def __post_init__(self):
-        counts = "max_updates batch_size evaluate_every log_every solved_evaluations patience"
+        counts = "max_updates batch_size evaluate_every log_every patience"
         for name in counts.split():
             if getattr(self, name) is not None:
                 _at_least(1, name, getattr(self, name))
@@ -89,11 +88,6 @@ class SupervisedConfig:
             raise ValueError(
                 f"average_decay must be at least 0 and below 1, got {self.average_decay}; "
                 "null turns averaging off"
-            )
-        if self.solved_error is not None and not 0 <= self.solved_error <= 1:
-            raise ValueError(
-                f"solved_error is a fraction from 0 to 1, got {self.solved_error}; "
-                "null never stops early"
             )
 
 

@@ -136,7 +136,7 @@ def conclude(trainer, run, config: Config, task, tracker, reason: str, code: str
     metrics = metrics_of(config, model, device, trainer.progress, reason, test, code)
     run.write_metrics(metrics)
     results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
-    tracker.hyperparameters(flat_settings(config), results)
+    tracker.hyperparameters(flat_settings(config), results, trainer.progress.update)
     log.info(
         f"test error {percent(test)} with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"

@@ -52,10 +52,14 @@ class MemoryPicture:
 
 
 def _show(axes: Axes, matrix: np.ndarray) -> None:
-    """The matrix as an image; a later one replaces the first, which is faster than drawing anew."""
-    image = axes.images[0] if axes.images else axes.imshow(matrix, cmap="magma")
-    image.set_data(matrix)
-    image.set_clim(min(matrix.min(), 0), max(matrix.max(), 1e-6))
+    """The matrix as an image, roots of its numbers as colours so that weak ones can be seen too.
+
+    A later matrix replaces the first one, which is faster than drawing anew.
+    """
+    roots = np.sqrt(np.clip(matrix, 0, None))
+    image = axes.images[0] if axes.images else axes.imshow(roots, cmap="magma")
+    image.set_data(roots)
+    image.set_clim(0, max(roots.max(), 1e-6))
 
 
 def _label_steps(axes: Axes, labels: str) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fwrnn.interfaces import Examples
 
-BATCH_SIZE = 2000
+BATCH_SIZE = 1000
 
 
 class Score(NamedTuple):

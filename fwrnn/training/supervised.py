@@ -30,9 +30,8 @@ from fwrnn.training.tracking import Tracker
 class Progress:
     """How far a run has come; saved in every checkpoint.
 
-    ``best_*`` belong to the best validation so far (its error, then its loss decide);
-    ``solved`` counts the validations in a row at or below ``solved_error``; ``losses`` are the
-    training losses since the last validation; ``curve`` has a row per validation.
+    ``best_*`` belong to the validation with the smallest loss so far; ``losses`` are the training
+    losses since the last validation; ``curve`` has a row per validation.
     """
 
     update: int = 0
@@ -40,7 +39,6 @@ class Progress:
     best_update: int = 0
     best_error: float = math.inf
     best_loss: float = math.inf
-    solved: int = 0
     losses: list[float] = field(default_factory=list)
     curve: list[dict] = field(default_factory=list)
 
@@ -125,7 +123,8 @@ class SupervisedTrainer:
             disable=None,
             dynamic_ncols=True,
         )
-        started = time.perf_counter() - self.progress.seconds
+        self._logged = time.perf_counter()
+        started = self._logged - self.progress.seconds
         pending: list[torch.Tensor] = []
         with bar:
             while (reason := self._finished()) is None and not stop.requested:
@@ -139,6 +138,7 @@ class SupervisedTrainer:
                 if validate:
                     self.progress.seconds = time.perf_counter() - started
                     self._validate(bar)
+                    self._logged = time.perf_counter()
         self._log(pending, bar)
         self.progress.seconds = time.perf_counter() - started
         self._save(self.folder.last)
@@ -146,7 +146,7 @@ class SupervisedTrainer:
 
     def _finished(self) -> str | None:
         progress, config = self.progress, self.config
-        if config.solved_error is not None and progress.solved >= config.solved_evaluations:
+        if config.solved_loss is not None and progress.best_loss <= config.solved_loss:
             return "solved"
         if config.patience and progress.update - progress.best_update >= config.patience:
             return "no progress"
@@ -180,13 +180,14 @@ class SupervisedTrainer:
                 raise self._diverged(f"the training loss is {loss} at update {update}")
         self.progress.losses += losses
         mean = sum(losses) / len(losses)
-        rate = self.optimizer.param_groups[0]["lr"]
-        speed = bar.format_dict["rate"]
-        scalars = {"train/loss": mean, "train/learning_rate": rate}
-        if speed:
-            scalars["train/updates_per_second"] = speed
+        scalars = {
+            "train/loss": mean,
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/updates_per_second": len(losses) / (time.perf_counter() - self._logged),
+        }
         self.tracker.scalars(scalars, self.progress.update)
         self._show(bar, loss=f"{mean:.4f}")
+        self._logged = time.perf_counter()
 
     def _validate(self, bar: tqdm) -> None:
         progress = self.progress
@@ -207,9 +208,7 @@ class SupervisedTrainer:
             }
         )
         progress.losses = []
-        solved = self.config.solved_error is not None and score.error <= self.config.solved_error
-        progress.solved = progress.solved + 1 if solved else 0
-        if (score.error, score.loss) < (progress.best_error, progress.best_loss):
+        if score.loss < progress.best_loss:
             progress.best_update = progress.update
             progress.best_error, progress.best_loss = score.error, score.loss
             content = {"update": progress.update, "model": model.state_dict()}

@@ -37,7 +37,7 @@ class Tracker:
     def text(self, name: str, markdown: str) -> None:
         self._writer.add_text(name, markdown)
 
-    def hyperparameters(self, settings: dict, results: dict[str, float]) -> None:
+    def hyperparameters(self, settings: dict, results: dict[str, float], update: int) -> None:
         """One row of the HPARAMS tab.
 
         ``SummaryWriter.add_hparams`` would open a second run for it; its summaries written to this
@@ -45,3 +45,4 @@ class Tracker:
         """
         for summary in hparams(settings, results):
             self._writer.file_writer.add_summary(summary)
+        self.scalars(results, update)  # the row's results are the last of these

@@ -49,7 +49,8 @@ def test_tensorboard_has_scalars_pictures_text_and_one_row_of_hyperparameters(ti
     train(compose(*tiny), tmp_path)
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert {"train/loss", "val/loss", "val/error"} <= set(tags["scalars"])
+    scalars = {"train/loss", "train/updates_per_second", "val/loss", "val/error", "test_error"}
+    assert scalars <= set(tags["scalars"])
     assert [event.step for event in events.Images("memory")] == [5, 10, 15, 20]
     assert "configuration/text_summary" in tags["tensors"]
     assert "_hparams_/session_start_info" in events.summary_metadata

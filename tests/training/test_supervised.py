@@ -28,10 +28,10 @@ def test_learning_rate_follows_its_schedule(tiny):
 
 
 def test_stops_once_solved(tiny, tmp_path):
-    solved = ["trainer.solved_error=1.0", "trainer.solved_evaluations=2"]
+    solved = ["trainer.solved_loss=10.0"]
     metrics = train(compose(*tiny, *solved), tmp_path)
     assert metrics["stopped"] == "solved"
-    assert metrics["updates"] == 10
+    assert metrics["updates"] == 5
 
 
 def test_stops_without_progress(tiny, tmp_path):
@@ -46,7 +46,7 @@ def test_curve_has_a_row_per_validation(tiny, tmp_path):
     metrics = train(compose(*tiny), tmp_path)
     rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
     assert [int(row["updates"]) for row in rows] == [5, 10, 15, 20]
-    assert min(float(row["val_error"]) for row in rows) == metrics["val_error"]
+    assert min(float(row["val_loss"]) for row in rows) == metrics["val_loss"]
 
 
 def test_divergence_says_where_and_what_to_try(tiny, tmp_path, monkeypatch):

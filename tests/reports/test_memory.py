@@ -1,0 +1,59 @@
+"""Pictures of the memory, and what a run says of itself."""
+
+import torch
+
+from fwrnn.interfaces import TaskSpec
+from fwrnn.models import build_model
+from fwrnn.reports.memory import MemoryPicture, has_memory, look_inside
+from fwrnn.reports.results import commit, flat_settings
+from tests.commands.compose import compose
+
+SPEC = TaskSpec(vocabulary=37, classes=10)
+
+
+def test_picture_has_a_column_per_sequence_and_can_be_drawn_again():
+    model = build_model(compose("model.hidden_size=8").model, SPEC)
+    inputs = torch.randint(0, 37, (2, 5))
+    picture = MemoryPicture(inputs, ["a1??a", "b2??b"], ["1", "2"])
+    first = picture.pixels(model)
+    assert first.ndim == 3
+    assert first.shape[2] == 3
+    assert (picture.pixels(model) == first).all()
+    with torch.no_grad():
+        for parameter in model.core.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert (picture.pixels(model) != first).any()
+
+
+def test_look_inside_agrees_with_the_model():
+    model = build_model(compose("model.hidden_size=8").model, SPEC).train()
+    inputs = torch.randint(0, 37, (3, 11))
+    attention, memory, guesses = look_inside(model, inputs)
+    assert attention.shape == (3, 11, 11)
+    assert memory.shape == (3, 8, 8)
+    assert guesses == model(inputs).argmax(-1).tolist()
+    assert model.training
+
+
+def test_only_models_that_write_a_memory_have_one():
+    has = {
+        name: has_memory(build_model(compose(f"model={name}").model, SPEC))
+        for name in ("fast_weights", "fast_weights_folded", "rnn_layer_norm", "lstm")
+    }
+    assert has == {
+        "fast_weights": True,
+        "fast_weights_folded": True,
+        "rnn_layer_norm": False,
+        "lstm": False,
+    }
+
+
+def test_settings_are_flat_and_plain():
+    settings = flat_settings(compose())
+    assert settings["model.boundary"] == "sustained"
+    assert settings["task.pairs"] == 4
+    assert all(isinstance(value, (bool, int, float, str)) for value in settings.values())
+
+
+def test_commit_is_short_or_unknown():
+    assert commit() is None or len(commit().rstrip("+")) == 12

@@ -1,0 +1,31 @@
+"""What the README promises in its first screens."""
+
+import re
+from pathlib import Path
+
+import torch
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_quick_start_is_two_command_lines():
+    section = README.split("## Quick start")[1].split("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)\n```", section, re.S)
+    assert len(blocks) == 2
+    assert all("\n" not in block for block in blocks)
+    assert "fwrnn train task=assoc_retrieval" in blocks[0]
+    assert "pytest" in blocks[1]
+
+
+def test_layer_in_five_lines_runs():
+    program = re.search(r"```python\n(.*?)\n```", README, re.S).group(1)
+    assert len([line for line in program.splitlines() if line]) == 5
+    names = {}
+    exec(program, names)
+    assert names["output"].shape == (5, 128, 50)
+    assert isinstance(names["state"].memory, torch.Tensor)
+
+
+def test_pictures_exist():
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (Path(__file__).parents[1] / name).is_file()
