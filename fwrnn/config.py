@@ -101,9 +101,12 @@ class Config:
     threads: int | None
 
     def __post_init__(self):
-        _at_least(0, "seed", self.seed)
-        if self.threads is not None:
-            _at_least(1, "threads", self.threads)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be 0 or more and below 2**63, got {self.seed}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError(
+                f"threads must lie in 1 … 1024, got {self.threads}; null leaves it to PyTorch"
+            )
 
 
 SCHEMAS: dict[str, tuple[str, dict[str, type]]] = {

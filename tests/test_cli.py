@@ -49,13 +49,29 @@ def one_line(capsys) -> str:
     (["train", "trainer.learning_rate=-1"], ["trainer.learning_rate must be positive, got -1"]),
     (["train", "trainer.max_updates=0"], ["trainer.max_updates must be 1 or more, got 0"]),
     (["train", "trainer.schedule=step"], ["trainer.schedule", "step", "cosine"]),
-    (["train", "seed=-1"], ["seed must be 0 or more, got -1"]),
+    (["train", "seed=-1"], ["seed must be 0 or more", "got -1"]),
+    (["train", "seed=99999999999999999999"], ["seed must be"]),
+    (["train", "seed=${nothing}"], ["nothing"]),
+    (["train", "threads=100000"], ["threads must lie in 1 … 1024, got 100000"]),
+    (["train", "device=meta"], ["device 'meta'"]),
+    (["train", "device=cpu:99"], ["device 'cpu:99'"]),
+    (["train", "model=lstm", "model.decay=0.9"], ["'model.decay'"]),
+    (["train", "model.hidden_size=1000000000"], ["the model cannot be made here"]),
+    (["train", "~task"], ["task needs an option"]),
+    (["train", "=3"], ["'=3' is not a setting"]),
+    (["train", "--cfg"], ["--cfg needs a value"]),
+    (["train", "--cfg", "nonsense"], ["--cfg", "nonsense"]),
+    (["train", "--package", "model=lstm"], ["--package needs a value"]),
+    (["train", "resume="], ["resume needs the folder"]),
+    (["train", "+resume=nowhere"], ["no run at 'nowhere'"]),
+    (["train", "-m", "resume=nowhere"], ["leave -m out"]),
+    (["evaluate", ".", "--data", "x", "--split", "val"], ["not allowed with"]),
     (["train", "seed=x"], ["seed", "'x'"]),
     (["train", "device=gpu"], ["device 'gpu'"]),
     (["train", "task=null"], ["task"]),
     (["train", "model.hidden_size="], ["model.hidden_size"]),
     (["train", "nonsense"], ["'nonsense' is not a setting", "KEY=VALUE"]),
-    (["train", "--fast"], ["unknown option '--fast'"]),
+    (["train", "--fast"], ["unrecognized arguments: --fast"]),
     (["train", "model.hidden_size=[1,2"], ["model.hidden_size=[1,2"]),
     (["train", "resume=nowhere"], ["no run at 'nowhere'"]),
     (["train", "--help", "task=asoc"], ["unknown task 'asoc'"]),
@@ -108,6 +124,19 @@ def test_broken_checkpoint_is_one_line_and_status_2(run, capsys, content):
             path.write_bytes(content)
     assert main(["evaluate", str(run)]) == 2
     assert "best.pt" in one_line(capsys)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "null"])
+def test_broken_metrics_are_one_line_and_status_2(run, capsys, text):
+    (run / "metrics.json").write_text(text)
+    assert main(["evaluate", str(run)]) == 2
+    assert "metrics.json" in one_line(capsys)
+
+
+def test_runs_of_another_trainer_can_be_evaluated(run, capsys):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("learning_rate:", "long_gone:"))
+    assert main(["evaluate", str(run)]) == 0
 
 
 def test_checkpoint_cannot_run_code(run, capsys):

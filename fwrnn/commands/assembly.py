@@ -39,9 +39,14 @@ def assemble(config: Config) -> Assembly:
         raise UserError(f"task.{error}") from error
     try:
         model = build_model(config.model, task.spec)
+        return Assembly(config, task, model.to(device), device)
     except ValueError as error:
         raise UserError(f"model.{error}") from error
-    return Assembly(config, task, model.to(device), device)
+    except (MemoryError, RuntimeError) as error:  # torch says a lack of memory by the latter
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"the model cannot be made here ({reason}); choose a smaller one"
+        ) from error
 
 
 def load_run(run: str | Path, device: str | None = None) -> tuple[Assembly, int]:
@@ -51,15 +56,18 @@ def load_run(run: str | Path, device: str | None = None) -> tuple[Assembly, int]
         UserError: no such run, or a configuration or checkpoint that is broken.
     """
     folder = RunFolder(run)
-    config = read_config(folder.read_config())
-    if device:
+    try:
+        config = read_config(folder.read_config(), groups=("task", "model"))
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from error
+    if device is not None:
         config.device = device
     assembly = assemble(config)
     best = folder.read_checkpoint(folder.best, assembly.device)
     try:
         assembly.model.load_state_dict(best["model"])
         return assembly, best["update"]
-    except (KeyError, TypeError, RuntimeError):
+    except (KeyError, TypeError, AttributeError, RuntimeError):
         raise UserError(f"{folder.best} does not fit the model of {folder.config}") from None
 
 
@@ -73,6 +81,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps", "xpu") or name.startswith("cpu:"):
+            raise RuntimeError("known are cpu, cuda, cuda:1, mps and xpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:120]

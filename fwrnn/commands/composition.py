@@ -1,8 +1,9 @@
 """From a command line to a checked configuration: Hydra, and its errors in one line each."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from fwrnn.config import SCHEMAS, Config
 from fwrnn.errors import UserError, suggestion
 
-_SWITCHES = {"-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run"}
-_SWITCHES |= {"-m", "--multirun", "-sc", "--shell-completion"}
+log = logging.getLogger("fwrnn")
+
 _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
 
@@ -25,8 +26,10 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def run_with_hydra(job: Callable[[DictConfig], Any], argv: list[str]) -> None:
+def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list[str]) -> None:
     """Compose a configuration from ``argv`` and call ``job`` with it, or once per job of a sweep.
+
+    ``job`` gets the configuration, the folder that Hydra made for it, and the overrides.
 
     Raises:
         UserError: the command line or a configuration is wrong.
@@ -34,19 +37,25 @@ def run_with_hydra(job: Callable[[DictConfig], Any], argv: list[str]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
 
     failures: list[Exception] = []
 
     def guarded(config: DictConfig) -> Any:
         # Hydra would print the overrides of a failed job before the error gets here.
+        now = HydraConfig.get()
+        folder = Path(os.path.relpath(now.runtime.output_dir))
         try:
-            return job(config)
+            return job(config, folder, list(now.overrides.task))
         except Exception as error:
+            if now.mode == RunMode.MULTIRUN:
+                log.error(f"{folder}: {error}")
             failures.append(error)
             return float("nan")
 
-    sys.argv = ["fwrnn train", *_options_first(argv)]
+    sys.argv = ["fwrnn train", *_checked(argv)]
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     try:
         entry(guarded)()
@@ -56,30 +65,39 @@ def run_with_hydra(job: Callable[[DictConfig], Any], argv: list[str]) -> None:
         raise failures[0]
 
 
-def _options_first(argv: list[str]) -> list[str]:
-    """Options before overrides, the one order that Hydra's parser reads."""
+def _checked(argv: list[str]) -> list[str]:
+    """Options before overrides, the one order that Hydra's parser reads; both looked at first."""
+    from hydra._internal.utils import get_args_parser
+
     options, overrides, rest = [], [], list(argv)
     while rest:
         word = rest.pop(0)
-        name = word.split("=")[0]
         if not word.startswith("-"):
             overrides.append(word)
-        elif name in _SWITCHES or name in _TAKING:
-            options.append(word)
-            if name in _TAKING and "=" not in word and rest and "=" not in rest[0]:
-                options.append(rest.pop(0))
-        else:
-            raise UserError(
-                f"unknown option '{word}'{suggestion(word, _SWITCHES | _TAKING)} "
-                "Settings are written KEY=VALUE, without dashes"
-            )
+            continue
+        options.append(word)
+        if word in _TAKING and rest and "=" not in rest[0] and not rest[0].startswith("-"):
+            options.append(rest.pop(0))
+        elif word in _TAKING and word not in ("-i", "--info"):
+            raise UserError(f"option {word} needs a value; see fwrnn train --hydra-help")
+    parser = get_args_parser()
+    parser.error = _refuse  # one line instead of argparse's usage
+    parser.parse_args(options)
     for word in overrides:
         key, assigned, value = word.partition("=")
-        if not assigned and not word.startswith("~"):
+        removed = key.startswith("~")
+        if key.lstrip("~") in SCHEMAS and (removed or value in ("", "null")):
+            group = key.lstrip("~")
+            raise UserError(f"{group} needs an option, got '{word}'; see fwrnn train --help")
+        if not key or not (assigned or removed):
             raise UserError(f"'{word}' is not a setting; settings are written KEY=VALUE")
-        if key in SCHEMAS and value in ("", "null"):
-            raise UserError(f"{key} needs an option, got '{word}'; see fwrnn train --help")
     return options + overrides
+
+
+def _refuse(message: str) -> None:
+    raise UserError(
+        f"{message}; settings are written KEY=VALUE, without dashes; see fwrnn train --help"
+    )
 
 
 def explain(error: Exception) -> str:
@@ -96,7 +114,8 @@ def explain(error: Exception) -> str:
     text = str(error)
     wrong = _quoted_after("Could not override '", text)
     if wrong is not None:
-        return f"unknown key '{wrong}'{suggestion(wrong, known_keys())}"
+        others = [key for key in known_keys() if key != wrong]
+        return f"unknown key '{wrong}' for what is chosen{suggestion(wrong, others)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {text.splitlines()[0]}"
     cause = error.__cause__
@@ -120,19 +139,26 @@ def known_keys() -> list[str]:
     return keys
 
 
-def read_config(values: DictConfig | dict) -> Config:
+def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(SCHEMAS)) -> Config:
     """A checked ``Config`` from a composed or a saved configuration.
+
+    Groups other than ``groups`` are not looked at and None: to test a model it does not matter
+    how an earlier version trained it.
 
     Raises:
         UserError: a key that the schema lacks, a missing one, a value of a wrong type or out of
             range, or a group set to null.
     """
-    plain = OmegaConf.create(values)
-    plain = OmegaConf.to_container(plain, resolve=True)
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0][:200]}") from error
     for key in ("resume", "experiment"):
         plain.pop(key, None)
-    groups = {group: _read_group(group, plain.pop(group, None)) for group in SCHEMAS}
-    return _typed("", Config, {**plain, **groups})
+    for group in SCHEMAS:
+        given = plain.pop(group, None)
+        plain[group] = _read_group(group, given) if group in groups else None
+    return _typed("", Config, plain)
 
 
 def _read_group(group: str, values: Any) -> Any:

@@ -17,10 +17,11 @@ def parser() -> argparse.ArgumentParser:
         description="Test the best weights of a run, and compare with what it recorded.",
     )
     parser.add_argument("run", metavar="RUN", help="a folder that fwrnn train wrote")
-    parser.add_argument(
+    examples = parser.add_mutually_exclusive_group()
+    examples.add_argument(
         "--split", choices=["test", "val", "train"], default="test", help="default: test"
     )
-    parser.add_argument(
+    examples.add_argument(
         "--data",
         metavar="FILE",
         help="your own examples instead: lines such as c9k8j3f1??c<TAB>9",
@@ -54,15 +55,15 @@ def evaluate_run(
     from fwrnn.training.run_folder import RunFolder
 
     (config, task, model, where), update = load_run(run, device)
-    groups = read_examples(task, data) if data else [task.split(split)]
+    groups = [task.split(split)] if data is None else read_examples(task, data)
     score = evaluate(model, *(group.to(where) for group in groups))
-    recorded = None if data else RunFolder(run).read_metrics().get(f"{split}_error")
+    recorded = None if data is not None else RunFolder(run).read_metrics().get(f"{split}_error")
     return {
         "run": str(run),
         "model": config.model.name,
         "hidden_size": config.model.hidden_size,
         "task": config.task.name,
-        "data": data or split,
+        "data": split if data is None else data,
         "error": score.error,
         "loss": score.loss,
         "wrong": score.wrong,
@@ -87,15 +88,15 @@ def summary(result: dict) -> str:
     """The result in a line or two for people."""
     text = (
         f"{result['model']}-{result['hidden_size']} on {result['data']}: "
-        f"error {result['error']:.2%} ({result['wrong']:,} of {result['examples']:,}), "
+        f"error {100 * result['error']:.2f} % ({result['wrong']:,} of {result['examples']:,}), "
         f"loss {result['loss']:.4f}"
-    ).replace("%", " %")
+    )
     if "reproduced" in result:
         text += (
             "\nas recorded, exactly"
             if result["reproduced"]
             else (
-                f"\nrecorded was {result['recorded_error']:.4%}: not the same, as can happen with "
+                f"\nrecorded was {result['recorded_error']:.6g}: not the same, as can happen with "
                 "another machine, device or version of PyTorch"
             )
         )

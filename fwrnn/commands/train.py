@@ -5,7 +5,6 @@ line's.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,36 +19,42 @@ log = logging.getLogger("fwrnn")
 
 def main(argv: list[str]) -> int:
     """Run or resume, once or as a sweep, as ``argv`` says."""
-    resumed = [word for word in argv if word.startswith("resume=") and word != "resume=null"]
-    if resumed:
-        argv = resume_arguments(resumed[-1].removeprefix("resume="), argv)
-    run_with_hydra(_job, argv)
+    given = [word for word in argv if word.lstrip("+").startswith("resume=")]
+    run = given[-1].partition("=")[2] if given else "null"
+    if run == "null":
+        run_with_hydra(lambda composed, folder, _: _start(composed, folder), argv)
+        return 0
+    check_resumable(run, argv)
+    # The path itself stays out of Hydra's sight, whose grammar gives many characters a meaning.
+    quoted = run.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    others = [word for word in argv if word not in given]
+    run_with_hydra(
+        lambda composed, folder, overrides: _resume(Path(run), overrides),
+        [*others, f"hydra.run.dir='{quoted}'"],
+    )
     return 0
 
 
-def resume_arguments(run: str, argv: list[str]) -> list[str]:
-    """The command line that goes on with ``run`` in its own folder, once that was checked."""
+def check_resumable(run: str, argv: list[str]) -> None:
+    """Raises UserError when there is nothing to go on with, before anything is touched."""
     from fwrnn.training.run_folder import RunFolder
 
+    if not run:
+        raise UserError("resume needs the folder of a run: resume=outputs/runs/RUN")
     if any(word in ("-m", "--multirun") for word in argv):
         raise UserError("resume goes on with one run; leave -m out")
     folder = RunFolder(run)
     folder.read_config()
     if not folder.last.is_file():
         raise UserError(f"'{run}' cannot go on: it has no {folder.last.relative_to(folder.path)}")
-    return [*argv, f"hydra.run.dir='{run}'"]
 
 
-def _job(composed: DictConfig) -> float:
-    from hydra.core.hydra_config import HydraConfig
+def _start(composed: DictConfig, folder: Path) -> float:
+    return train(read_config(composed), folder)["val_error"]
 
-    hydra = HydraConfig.get()
-    folder = Path(os.path.relpath(hydra.runtime.output_dir))
-    if composed.resume:
-        config = resumed_config(folder, hydra.overrides.task)
-    else:
-        config = read_config(composed)
-    return train(config, folder, resume=bool(composed.resume))["val_error"]
+
+def _resume(folder: Path, overrides: list[str]) -> float:
+    return train(resumed_config(folder, overrides), folder, resume=True)["val_error"]
 
 
 def resumed_config(folder: Path, overrides: list[str]) -> Config:
@@ -57,7 +62,7 @@ def resumed_config(folder: Path, overrides: list[str]) -> Config:
     from fwrnn.training.run_folder import RunFolder
 
     saved = RunFolder(folder).read_config()
-    changes = [override for override in overrides if not override.startswith("resume=")]
+    changes = [override.lstrip("+") for override in overrides]
     for override in changes:
         if not override.startswith(("trainer.", "device=", "threads=")):
             raise UserError(
@@ -85,37 +90,27 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
     from fwrnn.training.tracking import Tracker
 
     run = RunFolder(folder)
-    if run.config.exists() and not resume:
+    if not resume and (run.last.exists() or run.metrics.exists()):
         raise UserError(
             f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
             "another hydra.run.dir"
         )
     code = commit()
     _, task, model, device = assemble(config)
-    checkpoint = run.read_checkpoint(run.last, device) if resume else None
+    trainer = SupervisedTrainer(model, task, config.trainer, config.seed, device, run)
+    if resume:
+        trainer.restore()
     run.write_config(config)
+    trainer.save()  # a run can go on from wherever it is stopped, its beginning included
     log.info(describe(config, model, device))
     log.info(f"in {folder}; watch it with: tensorboard --logdir {folder}")
+    if resume:
+        log.info(f"going on after update {trainer.progress.update:,}")
 
-    with StopRequest() as stop, Tracker(run.path, checkpoint) as tracker:
+    with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
         tracker.text("configuration", f"```yaml\n{run.config.read_text()}```")
-        trainer = SupervisedTrainer(
-            model,
-            task,
-            config.trainer,
-            config.seed,
-            device,
-            run,
-            tracker,
-            on_validation=memory_pictures(task, model, device, tracker),
-        )
-        if checkpoint:
-            try:
-                trainer.restore(checkpoint)
-            except (KeyError, TypeError, ValueError, RuntimeError):
-                raise UserError(f"{run.last} does not fit the model of {run.config}") from None
-            log.info(f"going on after update {trainer.progress.update:,}")
-        reason = trainer.fit(stop)
+        pictures = memory_pictures(task, model, device, tracker)
+        reason = trainer.fit(stop, tracker, on_validation=pictures)
         if reason == "interrupted":
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "

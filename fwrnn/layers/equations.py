@@ -20,6 +20,7 @@ H units.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,12 @@ class Rule:
     inner_start: str = "candidate"
 
     def __post_init__(self):
+        for name in ("decay", "fast_lr", "inner_steps"):
+            if not isinstance(getattr(self, name), Real):
+                raise ValueError(
+                    f"{name} must be a plain number, got {getattr(self, name)!r}; it is a "
+                    "constant, not learned"
+                )
         if not 0 <= self.decay <= 1:
             raise ValueError(
                 f"decay (λ) must lie in [0, 1], got {self.decay}: above 1 the memory explodes; "
@@ -70,7 +77,7 @@ class Rule:
                 f"fast_lr (η) must be a finite number, got {self.fast_lr}; the paper uses 0.5, "
                 "and 0 turns the memory off"
             )
-        if self.inner_steps != int(self.inner_steps) or self.inner_steps < 0:
+        if not isinstance(self.inner_steps, Integral) or self.inner_steps < 0:
             raise ValueError(
                 f"inner_steps (S) must be an integer of 0 or more, got {self.inner_steps}; "
                 "the paper uses 1"
@@ -156,10 +163,15 @@ def attend(past: Tensor, strengths: Tensor, query: Tensor) -> Tensor:
     return (past * (scores * strengths)).sum(0)
 
 
+def decays(ages: Tensor, rule: Rule, dtype: torch.dtype) -> Tensor:
+    """λ^age for ages of 0 or more, of any shape, computed in float32 at least."""
+    precise = ages.to(torch.promote_types(dtype, torch.float32))
+    return (rule.decay**precise).to(dtype)
+
+
 def strengths(ages: Tensor, rule: Rule, dtype: torch.dtype) -> Tensor:
     """η λ^age, the weight in A of a state written ``age`` writes ago (equation 3).
 
     ``ages`` are integers of any shape; a negative one stands for a state not yet written: 0.
     """
-    precise = ages.to(torch.promote_types(dtype, torch.float32))
-    return (rule.fast_lr * rule.decay ** precise.clamp(min=0) * (ages >= 0)).to(dtype)
+    return rule.fast_lr * decays(ages.clamp(min=0), rule, dtype) * (ages >= 0)

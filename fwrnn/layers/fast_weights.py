@@ -6,7 +6,7 @@ The equations are in ``fwrnn.layers.equations``, the ways to compute a whole seq
 
 import inspect
 import warnings
-from dataclasses import fields
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -42,9 +42,17 @@ class FastWeightsState(NamedTuple):
         """Both tensors moved or converted, with the arguments of ``Tensor.to``."""
         return FastWeightsState(self.hidden.to(*args, **kwargs), self.memory.to(*args, **kwargs))
 
+    def clone(self) -> "FastWeightsState":
+        """A copy of both tensors."""
+        return FastWeightsState(self.hidden.clone(), self.memory.clone())
+
     def index_batch(self, index) -> "FastWeightsState":
         """The state of some sequences: ``index`` is an int, slice, list, index or mask tensor."""
         return FastWeightsState(self.hidden[..., index, :], self.memory[..., index, :, :])
+
+
+# A state saved by torch.save can then be loaded by torch.load, which trusts only what it knows.
+torch.serialization.add_safe_globals([FastWeightsState])
 
 
 class _FastWeightsModule(nn.Module):
@@ -61,7 +69,7 @@ class _FastWeightsModule(nn.Module):
     ):
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if not isinstance(size, int) or size < 1:
+            if not isinstance(size, Integral) or size < 1:
                 raise ValueError(
                     f"{name} must be an integer of 1 or more, got {size!r}; give a positive size"
                 )
@@ -71,12 +79,23 @@ class _FastWeightsModule(nn.Module):
         self.bias = bias
         self.layer_norm = layer_norm
         self.backend = backend
-        for constant in fields(Rule):
-            setattr(self, constant.name, getattr(rule, constant.name))
+        self.decay = rule.decay
+        self.fast_lr = rule.fast_lr
+        self.inner_steps = rule.inner_steps
+        self.nonlinearity = rule.nonlinearity
+        self.boundary = rule.boundary
+        self.inner_start = rule.inner_start
 
     def _rule(self) -> Rule:
         """The constants as they are now, checked: attributes may be changed between calls."""
-        return Rule(**{constant.name: getattr(self, constant.name) for constant in fields(Rule)})
+        return Rule(
+            self.decay,
+            self.fast_lr,
+            self.inner_steps,
+            self.nonlinearity,
+            self.boundary,
+            self.inner_start,
+        )
 
     def _add_parameters(self, suffix: str, input_size: int, factory: dict) -> None:
         hidden = self.hidden_size
@@ -136,6 +155,11 @@ class _FastWeightsModule(nn.Module):
         """The hidden vector and the memory of a given state, ``None`` for what was not given."""
         if hx is None:
             return None, None
+        if not isinstance(hx, Tensor) and not (isinstance(hx, tuple | list) and len(hx) == 2):
+            raise ValueError(
+                f"{type(self).__name__} takes a state of two tensors, hidden and memory, or the "
+                f"hidden tensor alone, got {type(hx).__name__}; pass what it returned"
+            )
         hidden, memory = (hx, None) if isinstance(hx, Tensor) else hx
         expected = {"hidden": shape, "memory": (*shape, self.hidden_size)}
         for (name, want), tensor in zip(expected.items(), (hidden, memory), strict=True):
@@ -197,7 +221,10 @@ class FastWeightsRNN(_FastWeightsModule):
 
     Outputs: ``output, state``
         - output: the last layer's h(t) at every step, (T, B, D·H), in the input's form.
-        - state: the ``FastWeightsState`` after the last step of each sequence.
+        - state: the ``FastWeightsState`` after the last step of each sequence. Where code for
+          ``nn.RNN`` has ``h[-1]``, the last layer's state is ``state.hidden[-1]``.
+
+    Under autocast, outputs and states keep the dtype of the parameters.
 
     Parameters have ``nn.RNN``'s names, ``weight_ih_l0`` (C), ``weight_hh_l0`` (W), ``bias_ih_l0``,
     ``bias_hh_l0``, and ``norm_weight_l0``, ``norm_bias_l0``, with the suffix ``_reverse`` for the
@@ -237,9 +264,12 @@ class FastWeightsRNN(_FastWeightsModule):
     ):
         rule = Rule(decay, fast_lr, inner_steps, nonlinearity, boundary, inner_start)
         super().__init__(input_size, hidden_size, bias, layer_norm, backend, rule)
-        if num_layers < 1:
-            raise ValueError(f"num_layers must be 1 or more, got {num_layers}; stack at least one")
-        if not 0 <= dropout <= 1:
+        if not isinstance(num_layers, Integral) or num_layers < 1:
+            raise ValueError(
+                f"num_layers must be an integer of 1 or more, got {num_layers!r}; "
+                "stack at least one"
+            )
+        if not isinstance(dropout, Real) or not 0 <= dropout <= 1:
             raise ValueError(
                 f"dropout must be a probability in [0, 1], got {dropout}; 0 turns it off"
             )
@@ -307,7 +337,9 @@ class FastWeightsRNN(_FastWeightsModule):
                 outputs.append(_reversed(output, lengths) if direction else output)
                 states.append(state)
             sequence = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        state = FastWeightsState(*(_stack(part) for part in zip(*states, strict=True)))
+        hiddens, memories = zip(*states, strict=True)
+        # A copy: callers may reset their state in place, and autograd keeps the last output.
+        state = FastWeightsState(torch.stack(hiddens), _stack(memories))
         return self._like_input(sequence, input, lengths), (
             state if batched else state.index_batch(0)
         )
@@ -370,8 +402,11 @@ class FastWeightsRNN(_FastWeightsModule):
 
         Entry (b, t, τ) is η λ^(t-1-τ) [h(τ)·h_S-1(t)], the factor of h(τ) in equation 4 at the
         last inner step of step t, from 0 as a step counts; it is 0 for τ ≥ t and with S = 0.
-        Takes a tensor in the layer's input form. Returns (B, T, T), or (T, T) unbatched.
+        Takes a tensor in the layer's input form, not a packed sequence. Returns (B, T, T), or
+        (T, T) unbatched.
         """
+        if isinstance(input, PackedSequence):
+            raise ValueError("attention takes a tensor, got a PackedSequence; pad it first")
         rule, slow = self._rule(), self._slow_weights("_l0")
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
@@ -382,7 +417,7 @@ class FastWeightsRNN(_FastWeightsModule):
         previous = torch.cat([hidden[:1], states[:-1]])
         steps = torch.arange(len(states), device=states.device)
         factors = equations.strengths(steps.unsqueeze(1) - 1 - steps, rule, states.dtype)
-        decays = equations.strengths(steps, rule, states.dtype).view(-1, 1, 1)
+        decays = equations.decays(steps, rule, states.dtype).view(-1, 1, 1)
 
         def weigh(query: Tensor) -> Tensor:
             return torch.einsum("tbh,sbh,ts->bts", query, states, factors)

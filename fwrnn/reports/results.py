@@ -79,7 +79,7 @@ def flat_settings(config: Config) -> dict[str, object]:
 
 def percent(score: Score) -> str:
     """A score for people: "0.02 % (3 of 20,000)"."""
-    return f"{score.error:.2%} ({score.wrong:,} of {score.count:,})".replace("%", " %")
+    return f"{100 * score.error:.2f} % ({score.wrong:,} of {score.count:,})"
 
 
 def commit() -> str | None:

@@ -122,8 +122,9 @@ def read_file(path: str | Path) -> list[Examples]:
         OSError: the file cannot be read.
     """
     groups: dict[int, list[tuple[Tensor, int]]] = {}
-    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
+        line = line.removesuffix("\r")
         if not line.strip():
             continue
         match = _LINE.fullmatch(line)

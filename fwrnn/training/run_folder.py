@@ -80,11 +80,14 @@ class RunFolder:
             UserError: the file is broken.
         """
         try:
-            return json.loads(self.metrics.read_text())
+            metrics = json.loads(self.metrics.read_text())
         except FileNotFoundError:
             return {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.metrics} is broken: {error}") from None
+        if not isinstance(metrics, dict):
+            raise UserError(f"{self.metrics} is broken: it holds no keys")
+        return metrics
 
     def read_checkpoint(self, path: Path, device: torch.device) -> dict:
         """A checkpoint's content; no code in the file is run.
@@ -96,9 +99,8 @@ class RunFolder:
             content = torch.load(path, map_location=device, weights_only=True)
         except FileNotFoundError:
             raise UserError(f"there is no checkpoint at {path}") from None
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
-            raise UserError(f"{path} is not a checkpoint of fwrnn: {reason[:120]}") from None
+        except Exception:  # torch.load raises whatever the bytes lead it to
+            raise UserError(f"{path} is not a checkpoint of fwrnn, or is broken") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a checkpoint of fwrnn: its format is unknown")
         return content

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fwrnn.config import Schedule, SupervisedConfig
-from fwrnn.errors import RunFailed
+from fwrnn.errors import RunFailed, UserError
 from fwrnn.interfaces import Examples, SupervisedTask
 from fwrnn.training.evaluation import evaluate
 from fwrnn.training.run_folder import RunFolder
@@ -79,8 +79,6 @@ class SupervisedTrainer:
         seed: decides the order of the examples.
         device: where the examples go.
         folder: takes the checkpoints and the curve.
-        tracker: takes the scalars.
-        on_validation: called after every validation with the model it looked at and the update.
     """
 
     def __init__(
@@ -91,12 +89,9 @@ class SupervisedTrainer:
         seed: int,
         device: torch.device,
         folder: RunFolder,
-        tracker: Tracker,
-        on_validation: Callable[[nn.Module, int], None] | None = None,
     ):
         self.model, self.config, self.device = model, config, device
-        self.folder, self.tracker = folder, tracker
-        self.on_validation = on_validation or (lambda model, update: None)
+        self.folder = folder
         self.progress = Progress()
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.averaged = None
@@ -106,14 +101,22 @@ class SupervisedTrainer:
         self.batches = Batches(task, config.batch_size, seed, device)
         self.validation = task.split("val").to(device)
 
-    def fit(self, stop: StopRequest) -> str:
+    def fit(
+        self,
+        stop: StopRequest,
+        tracker: Tracker,
+        on_validation: Callable[[nn.Module, int], None] | None = None,
+    ) -> str:
         """Train until solved, without progress, or out of updates; returns which.
 
-        Stops early, after saving, when ``stop`` is requested: returns "interrupted".
+        Stops early, after saving, when ``stop`` is requested: returns "interrupted". ``tracker``
+        takes the scalars; ``on_validation`` is called after every validation with the model that
+        was looked at and the update.
 
         Raises:
             RunFailed: the loss is not finite, or a file could not be written.
         """
+        self.tracker, self.on_validation = tracker, on_validation or (lambda model, update: None)
         self.model.train()
         bar = tqdm(
             total=self.config.max_updates,
@@ -141,14 +144,17 @@ class SupervisedTrainer:
                     self._logged = time.perf_counter()
         self._log(pending, bar)
         self.progress.seconds = time.perf_counter() - started
-        self._save(self.folder.last)
+        self.save()
         return reason or "interrupted"
 
     def _finished(self) -> str | None:
         progress, config = self.progress, self.config
         if config.solved_loss is not None and progress.best_loss <= config.solved_loss:
             return "solved"
-        if config.patience and progress.update - progress.best_update >= config.patience:
+        if (
+            config.patience is not None
+            and progress.update - progress.best_update >= config.patience
+        ):
             return "no progress"
         return "out of updates" if progress.update >= config.max_updates else None
 
@@ -213,7 +219,7 @@ class SupervisedTrainer:
             progress.best_error, progress.best_loss = score.error, score.loss
             content = {"update": progress.update, "model": model.state_dict()}
             self.folder.write_checkpoint(self.folder.best, content)
-        self._save(self.folder.last)
+        self.save()
         self.folder.write_curve(progress.curve)
         self.tracker.scalars({"val/loss": score.loss, "val/error": score.error}, progress.update)
         self.on_validation(model, progress.update)
@@ -234,8 +240,8 @@ class SupervisedTrainer:
             f"{self.config.learning_rate}) or trainer.clip_norm=1.0; {saved}"
         )
 
-    def _save(self, path) -> None:
-        """Everything that the rest of the run depends on."""
+    def save(self) -> None:
+        """Write ``last.pt``: everything that the rest of the run depends on."""
         content = {
             "update": self.progress.update,
             "progress": asdict(self.progress),
@@ -247,18 +253,31 @@ class SupervisedTrainer:
             content["averaged"] = self.averaged.state_dict()
         if self.device.type == "cuda":
             content["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        self.folder.write_checkpoint(path, content)
+        self.folder.write_checkpoint(self.folder.last, content)
 
-    def restore(self, content: dict) -> None:
-        """Go back to the state that ``last.pt`` holds."""
-        self.model.load_state_dict(content["model"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(content["averaged"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.progress = Progress(**content["progress"])
-        torch.set_rng_state(content["rng"].cpu())
-        if "cuda_rng" in content:
-            torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self.device)
+    def restore(self) -> None:
+        """Go back to the state that ``last.pt`` holds.
+
+        Raises:
+            UserError: it is missing, broken, or of another model.
+        """
+        content = self.folder.read_checkpoint(self.folder.last, self.device)
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.progress = Progress(**content["progress"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(content["averaged"])
+            torch.set_rng_state(content["rng"].cpu())
+            if "cuda_rng" in content:
+                torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise UserError(
+                f"{self.folder.last} does not fit the run's configuration; what a run is made of, "
+                "trainer.average_decay=null included, cannot change"
+            ) from None
+        if self.progress.best_update:
+            self.folder.read_checkpoint(self.folder.best, self.device)
 
 
 def learning_rate(update: int, config: SupervisedConfig) -> float:

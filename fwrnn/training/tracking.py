@@ -12,13 +12,11 @@ class Tracker:
 
     Args:
         folder: the run's folder.
-        resumed: the checkpoint that the run goes on from: later events of the process that was
-            stopped are hidden.
+        first_update: events from this update on, of a process that was stopped, are hidden.
     """
 
-    def __init__(self, folder: Path, resumed: dict | None = None):
-        purge = resumed["update"] + 1 if resumed else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
+    def __init__(self, folder: Path, first_update: int = 1):
+        self._writer = SummaryWriter(str(folder), purge_step=first_update)
 
     def __enter__(self) -> "Tracker":
         return self

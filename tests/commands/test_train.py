@@ -131,6 +131,31 @@ def test_finished_run_can_be_given_more_updates_but_not_another_model(tiny, tmp_
     assert "'model=lstm' cannot change" in capsys.readouterr().err
 
 
+def test_refused_resume_leaves_the_run_as_it_was(tiny, tmp_path, capsys):
+    train(compose(*tiny, "trainer.average_decay=null"), tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    assert main(["train", f"resume={tmp_path}", "trainer.average_decay=0.9"]) == 2
+    assert "does not fit" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == before
+    (tmp_path / "checkpoints" / "best.pt").unlink()
+    assert main(["train", f"resume={tmp_path}"]) == 2
+    assert "best.pt" in capsys.readouterr().err
+
+
+def test_run_stopped_before_its_first_validation_can_go_on(tiny, tmp_path, capsys):
+    diverging = [*tiny, "trainer.learning_rate=1e30", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert main(["train", *diverging]) == 1
+    assert "diverged" in capsys.readouterr().err
+    assert main(["train", f"resume={tmp_path / 'run'}", "trainer.learning_rate=1e-3"]) == 0
+
+
+@pytest.mark.parametrize("name", ["r=eq", "r,c", "r(1)", "it's", "a b", "[x]"])
+def test_any_folder_can_be_resumed(tiny, tmp_path, name):
+    train(compose(*tiny), tmp_path / name)
+    assert main(["train", f"resume={tmp_path / name}", "trainer.max_updates=25"]) == 0
+    assert json.loads((tmp_path / name / "metrics.json").read_text())["updates"] == 25
+
+
 def test_run_is_never_overwritten(tiny, tmp_path):
     train(compose(*tiny), tmp_path)
     with pytest.raises(UserError, match="already holds a run"):

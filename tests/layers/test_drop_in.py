@@ -105,6 +105,23 @@ def test_state_can_be_detached_moved_and_indexed():
     torch.testing.assert_close(tuple(layer.initial_state(4)), (hidden * 0, memory * 0))
 
 
+@pytest.mark.parametrize("backend", ["matrix", "attention"])
+def test_outputs_and_states_may_be_changed_in_place(backend):
+    layer = FastWeightsRNN(5, 7, backend=backend)
+    output, state = layer(torch.randn(6, 3, 5))
+    state.hidden[:, 0] = 0
+    state.memory[:, 0] = 0
+    second, state = layer(torch.randn(6, 3, 5), state)
+    (output.relu_().sum() + second.mul_(2).sum() + state.memory.sum()).backward()
+
+
+def test_compiles():
+    layer = FastWeightsRNN(5, 7, 2)
+    x = torch.randn(6, 3, 5)
+    compiled = torch.compile(layer, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], layer(x)[0])
+
+
 def test_survives_copying_saving_and_pickling():
     layer = FastWeightsRNN(5, 7, nonlinearity="relu", decay=0.9, inner_steps=2)
     x = torch.randn(6, 3, 5)
@@ -116,6 +133,10 @@ def test_survives_copying_saving_and_pickling():
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
         assert torch.equal(other(x)[0], layer(x)[0])
     _, state = layer(x)
+    buffer = io.BytesIO()
+    torch.save({"state": state.clone()}, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=True)["state"].memory, state.memory)
     detached = pickle.loads(pickle.dumps(state.detach()))
     assert torch.equal(detached.memory, state.memory)
     assert eval(repr(layer), {"FastWeightsRNN": FastWeightsRNN}).decay == 0.9
@@ -186,6 +207,9 @@ def test_starts_as_the_paper_says():
     ({"fast_lr": float("inf")}, "fast_lr .* finite .* got inf"),
     ({"inner_steps": -1}, "inner_steps .* 0 or more, got -1"),
     ({"inner_steps": 1.5}, "inner_steps .* integer .* got 1.5"),
+    ({"inner_steps": 1.0}, "inner_steps .* integer .* got 1.0"),
+    ({"decay": None}, "decay must be a plain number, got None"),
+    ({"decay": nn.Parameter(torch.ones(()))}, "decay must be a plain number"),
     ({"backend": "magic"}, "backend .* 'attention', got 'magic'"),
     ({"boundary": "open"}, "boundary .* 'identity', got 'open'"),
     ({"nonlinearity": "gelu"}, "nonlinearity .* 'relu', got 'gelu'"),
@@ -223,6 +247,11 @@ def test_bad_shapes_say_what_is_wrong(shape, state, message):
     layer = FastWeightsRNN(5, 7)
     with pytest.raises(ValueError, match=message):
         layer(torch.zeros(shape), None if state is None else torch.zeros(state))
+
+
+def test_bad_state_says_what_is_wrong():
+    with pytest.raises(ValueError, match="a state of two tensors.* got tuple"):
+        FastWeightsRNN(5, 7)(torch.zeros(6, 3, 5), (1, 2, 3))
 
 
 def test_bad_memory_says_what_is_wrong():

@@ -247,6 +247,13 @@ def test_attention_is_the_weight_of_each_past_state():
     torch.testing.assert_close(made.attention(x[:, 0]), weights[0])
 
 
+def test_attention_goes_on_from_a_state():
+    made = layer(inner_steps=2)
+    x = torch.randn(6, 2, 5, dtype=torch.float64)
+    _, state = made(x[:3])
+    torch.testing.assert_close(made.attention(x[3:], state), made.attention(x)[:, 3:, 3:])
+
+
 def random_state(made: FastWeightsRNN, batch: int) -> FastWeightsState:
     hidden, memory = made.initial_state(batch)
     factors = torch.randn_like(memory) * 0.3

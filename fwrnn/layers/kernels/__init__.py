@@ -58,6 +58,7 @@ def recurrence(
         The states h(1) … h(T), (T, B, H); the last state of each sequence, (B, H); and its
         memory after the last write, (B, H, H).
     """
+    check(backend)
     if backend == "auto":
         backend = choose(len(drive), drive.shape[-1])
     return BACKENDS[backend](drive, hidden, memory, slow, rule, lengths)

@@ -79,7 +79,8 @@ def attention(
         lengths = torch.full(hidden.shape[:1], len(states), device=hidden.device)
     else:
         hidden = states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
-    return states, hidden, _memory_after(states, memory, rule, lengths)
+    # From a copy: autograd keeps what it is given, and callers may change their outputs in place.
+    return states, hidden, _memory_after(torch.stack(outputs), memory, rule, lengths)
 
 
 def _memory_after(states: Tensor, memory: Tensor | None, rule: Rule, lengths: Tensor) -> Tensor:
@@ -89,4 +90,4 @@ def _memory_after(states: Tensor, memory: Tensor | None, rule: Rule, lengths: Te
     total = (weighted.permute(1, 2, 0) @ states.transpose(0, 1)).to(states.dtype)
     if memory is None:
         return total
-    return total + (rule.decay ** lengths.to(states.dtype)).view(-1, 1, 1) * memory
+    return total + equations.decays(lengths, rule, states.dtype).view(-1, 1, 1) * memory
