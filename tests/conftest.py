@@ -9,6 +9,7 @@ TINY = [
     "task.val_size=128",
     "task.test_size=128",
     "trainer.max_updates=20",
+    "trainer.warmup_updates=0",
     "trainer.batch_size=32",
     "trainer.evaluate_every=5",
     "trainer.log_every=5",
