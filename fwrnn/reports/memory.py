@@ -48,7 +48,7 @@ class MemoryPicture:
         canvas = self.draw(model).canvas
         canvas.draw()
         self._figure.set_layout_engine("none")  # the first drawing settled it for all
-        return np.asarray(canvas.buffer_rgba())[..., :3]
+        return np.array(canvas.buffer_rgba())[..., :3]  # a copy: the canvas is drawn on again
 
 
 def _show(axes: Axes, matrix: np.ndarray) -> None:
