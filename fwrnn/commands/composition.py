@@ -26,6 +26,29 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def default_help() -> str:
+    """The help for the default choices, from the files as they are, with their comments.
+
+    Hydra's own, which takes overrides into account, spends half a second on listing the groups.
+    """
+    conf = conf_dir()
+    words = OmegaConf.load(conf / "hydra" / "help" / "fwrnn.yaml")
+    parts = [words.header, "Choose one of each group with GROUP=OPTION:\n"]
+    for group in (*SCHEMAS, "experiment"):
+        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        parts.append(f"  {group}: {', '.join(options)}")
+    parts.append("\nChange any key with KEY=VALUE; several values with -m (a sweep). By default:\n")
+    defaults = {"task": "assoc_retrieval", "model": "fast_weights", "trainer": "supervised"}
+    for group, option in defaults.items():
+        text = (conf / group / f"{option}.yaml").read_text().strip()
+        shared = (conf / "network.yaml").read_text().strip()
+        text = text.replace("defaults:\n  - /network@_here_\n  - _self_", shared)
+        parts.append(f"{group}:\n" + "\n".join(f"  {line}" for line in text.splitlines()))
+    top = (conf / "config.yaml").read_text().split("_global_")[-1]
+    parts.append(top[top.index("seed:") : top.index("hydra:\n")].strip() + "\n")
+    return "\n".join([*parts, words.footer]).rstrip()
+
+
 def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list[str]) -> None:
     """Compose a configuration from ``argv`` and call ``job`` with it, or once per job of a sweep.
 

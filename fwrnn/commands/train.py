@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from fwrnn.commands.composition import read_config, run_with_hydra
+from fwrnn.commands.composition import default_help, read_config, run_with_hydra
 from fwrnn.config import Config
 from fwrnn.errors import Interrupted, UserError
 
@@ -19,6 +19,9 @@ log = logging.getLogger("fwrnn")
 
 def main(argv: list[str]) -> int:
     """Run or resume, once or as a sweep, as ``argv`` says."""
+    if argv in (["--help"], ["-h"]):
+        print(default_help())
+        return 0
     given = [word for word in argv if word.lstrip("+").startswith("resume=")]
     run = given[-1].partition("=")[2] if given else "null"
     if run == "null":
