@@ -38,13 +38,19 @@ def default_help() -> str:
         options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         parts.append(f"  {group}: {', '.join(options)}")
     parts.append("\nChange any key with KEY=VALUE; several values with -m (a sweep). By default:\n")
-    defaults = {"task": "assoc_retrieval", "model": "fast_weights", "trainer": "supervised"}
-    for group, option in defaults.items():
+    chosen = {
+        k: v
+        for entry in OmegaConf.load(conf / "config.yaml").defaults
+        if OmegaConf.is_dict(entry)
+        for k, v in entry.items()
+    }
+    for group in SCHEMAS:
+        option = chosen[group]
         text = (conf / group / f"{option}.yaml").read_text().strip()
         shared = (conf / "network.yaml").read_text().strip()
         text = text.replace("defaults:\n  - /network@_here_\n  - _self_", shared)
         parts.append(f"{group}:\n" + "\n".join(f"  {line}" for line in text.splitlines()))
-    top = (conf / "config.yaml").read_text().split("_global_")[-1]
+    top = (conf / "config.yaml").read_text()
     parts.append(top[top.index("seed:") : top.index("hydra:\n")].strip() + "\n")
     return "\n".join([*parts, words.footer]).rstrip()
 

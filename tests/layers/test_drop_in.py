@@ -113,6 +113,7 @@ def test_outputs_and_states_may_be_changed_in_place(backend):
     state.memory[:, 0] = 0
     second, state = layer(torch.randn(6, 3, 5), state)
     (output.relu_().sum() + second.mul_(2).sum() + state.memory.sum()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
 def test_compiles():

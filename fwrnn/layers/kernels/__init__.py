@@ -26,9 +26,8 @@ def check(backend: str) -> None:
 def choose(steps: int, hidden_size: int) -> str:
     """The faster eager form for T steps of H units.
 
-    A training step costs about T²·H as attention and T·H² as a matrix. With B = 128 on two cores
-    attention was measured 2 times faster at (T, H) = (11, 20), 17 times at (24, 200), and the two
-    took the same time at (100, 50).
+    A training step costs about T²·H as attention and T·H² as a matrix; trials at B = 128 on two
+    cores put attention far ahead at (T, H) = (24, 200), and the two level at (100, 50).
     """
     return "attention" if steps <= 2 * hidden_size else "matrix"
 
