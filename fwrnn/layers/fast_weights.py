@@ -6,13 +6,14 @@ The equations are in ``fwrnn.layers.equations``, the ways to compute a whole seq
 
 import inspect
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.utils._pytree import register_pytree_node
 
 from fwrnn.layers import equations, kernels
 from fwrnn.layers.equations import Rule, SlowWeights
@@ -23,36 +24,70 @@ from fwrnn.layers.initialization import (
 )
 
 
-class FastWeightsState(NamedTuple):
-    """Everything a fast-weights layer remembers of the past.
+class FastWeightsState:
+    """Everything a fast-weights layer remembers of the past: unpack it as ``hidden, memory``.
 
     ``hidden`` (…, B, H) is h(t) and ``memory`` (…, B, H, H) is A(t), the fast weights after h(t)
     was written. A layer's state has a leading dimension of ``num_layers`` (times two when
     bidirectional), a cell's has none; unbatched states lack B.
+
+    A layer hands over a function in the place of ``memory``, which is called when the memory is
+    first looked at: it has H times as many numbers as ``hidden``, and training rarely needs it.
     """
 
-    hidden: Tensor
-    memory: Tensor
+    def __init__(self, hidden: Tensor, memory: "Tensor | Callable[[], Tensor]"):
+        self.hidden = hidden
+        self._memory = memory
+        self._differentiable = torch.is_grad_enabled()
+
+    @property
+    def memory(self) -> Tensor:
+        if not isinstance(self._memory, Tensor):
+            with torch.set_grad_enabled(self._differentiable):
+                self._memory = self._memory()
+        return self._memory
+
+    def __iter__(self):
+        return iter((self.hidden, self.memory))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index):
+        return (self.hidden, self.memory)[index]
+
+    def __repr__(self) -> str:
+        return f"FastWeightsState(hidden={self.hidden!r}, memory={self.memory!r})"
+
+    def __reduce__(self):
+        return FastWeightsState, (self.hidden, self.memory)
 
     def detach(self) -> "FastWeightsState":
         """The same numbers, cut from the graph: for truncated backpropagation."""
-        return FastWeightsState(self.hidden.detach(), self.memory.detach())
+        return FastWeightsState(*(part.detach() for part in self))
 
     def to(self, *args, **kwargs) -> "FastWeightsState":
         """Both tensors moved or converted, with the arguments of ``Tensor.to``."""
-        return FastWeightsState(self.hidden.to(*args, **kwargs), self.memory.to(*args, **kwargs))
+        return FastWeightsState(*(part.to(*args, **kwargs) for part in self))
 
     def clone(self) -> "FastWeightsState":
         """A copy of both tensors."""
-        return FastWeightsState(self.hidden.clone(), self.memory.clone())
+        return FastWeightsState(*(part.clone() for part in self))
 
     def index_batch(self, index) -> "FastWeightsState":
         """The state of some sequences: ``index`` is an int, slice, list, index or mask tensor."""
         return FastWeightsState(self.hidden[..., index, :], self.memory[..., index, :, :])
 
 
-# A state saved by torch.save can then be loaded by torch.load, which trusts only what it knows.
+# A state saved by torch.save can then be loaded by torch.load, which trusts only what it knows;
+# and torch.vmap and the like find the tensors in it.
 torch.serialization.add_safe_globals([FastWeightsState])
+register_pytree_node(
+    FastWeightsState,
+    lambda state: (list(state), None),
+    lambda parts, _: FastWeightsState(*parts),
+    serialized_type_name="fwrnn.FastWeightsState",
+)
 
 
 class _FastWeightsModule(nn.Module):
@@ -155,7 +190,8 @@ class _FastWeightsModule(nn.Module):
         """The hidden vector and the memory of a given state, ``None`` for what was not given."""
         if hx is None:
             return None, None
-        if not isinstance(hx, Tensor) and not (isinstance(hx, tuple | list) and len(hx) == 2):
+        pair = isinstance(hx, FastWeightsState | tuple | list) and len(hx) == 2
+        if not isinstance(hx, Tensor) and not pair:
             raise ValueError(
                 f"{type(self).__name__} takes a state of two tensors, hidden and memory, or the "
                 f"hidden tensor alone, got {type(hx).__name__}; pass what it returned"
@@ -339,7 +375,9 @@ class FastWeightsRNN(_FastWeightsModule):
             sequence = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         hiddens, memories = zip(*states, strict=True)
         # A copy: callers may reset their state in place, and autograd keeps the last output.
-        state = FastWeightsState(torch.stack(hiddens), _stack(memories))
+        state = FastWeightsState(
+            torch.stack(hiddens), lambda: _stack([make() for make in memories])
+        )
         return self._like_input(sequence, input, lengths), (
             state if batched else state.index_batch(0)
         )
@@ -432,7 +470,7 @@ class FastWeightsRNN(_FastWeightsModule):
         return weights if batched else weights.squeeze(0)
 
 
-def _stack(tensors: tuple[Tensor, ...]) -> Tensor:
+def _stack(tensors: list[Tensor]) -> Tensor:
     """``torch.stack``, without the copy where there is nothing to stack."""
     return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 

@@ -211,7 +211,7 @@ def test_starts_as_the_paper_says():
     ({"inner_steps": 1.0}, "inner_steps .* integer .* got 1.0"),
     ({"decay": None}, "decay must be a plain number, got None"),
     ({"decay": nn.Parameter(torch.ones(()))}, "decay must be a plain number"),
-    ({"backend": "magic"}, "backend .* 'attention', got 'magic'"),
+    ({"backend": "magic"}, "backend .* 'matrix', .*, got 'magic'"),
     ({"boundary": "open"}, "boundary .* 'identity', got 'open'"),
     ({"nonlinearity": "gelu"}, "nonlinearity .* 'relu', got 'gelu'"),
     ({"inner_start": "previous", "inner_steps": 0}, "inner_start='previous' needs"),

@@ -6,12 +6,14 @@ A new form is one function with the signature of ``recurrence`` less ``backend``
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import eager
+from fwrnn.layers.kernels import cpu, eager, fused
 
-BACKENDS: dict[str, Callable] = {"matrix": eager.matrix, "attention": eager.attention}
+EAGER = {"matrix": eager.matrix, "attention": eager.attention}
+BACKENDS: dict[str, Callable] = {**EAGER, "numba": fused.form(cpu)}
 
 
 def check(backend: str) -> None:
@@ -23,13 +25,16 @@ def check(backend: str) -> None:
         )
 
 
-def choose(steps: int, hidden_size: int) -> str:
-    """The faster eager form for T steps of H units.
+def choose(drive: Tensor, hidden: Tensor, slow: SlowWeights) -> str:
+    """The fastest form for these tensors: a fused one where there is one.
 
-    A training step costs about T²·H as attention and T·H² as a matrix; trials at B = 128 on two
-    cores put attention far ahead at (T, H) = (24, 200), and the two level at (100, 50).
+    Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
+    at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
+    (100, 50).
     """
-    return "attention" if steps <= 2 * hidden_size else "matrix"
+    if fused.reaches(cpu, drive, hidden, slow):
+        return "numba"
+    return "attention" if len(drive) <= 2 * drive.shape[-1] else "matrix"
 
 
 def recurrence(
@@ -40,7 +45,7 @@ def recurrence(
     rule: Rule,
     lengths: Tensor | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
     """Run one layer, in one direction, over whole sequences.
 
     Args:
@@ -54,10 +59,15 @@ def recurrence(
         backend: "auto" or a name in ``BACKENDS``.
 
     Returns:
-        The states h(1) … h(T), (T, B, H); the last state of each sequence, (B, H); and its
-        memory after the last write, (B, H, H).
+        The states h(1) … h(T), (T, B, H); the last state of each sequence, (B, H); and a function
+        that makes its memory after the last write, (B, H, H): H times as many numbers as the
+        state, which most callers never look at.
     """
+    if backend not in EAGER and torch.compiler.is_compiling():
+        # TorchDynamo cannot look into a fused kernel: it compiles what comes before and after.
+        disabled = torch.compiler.disable(recurrence)
+        return disabled(drive, hidden, memory, slow, rule, lengths, backend)
     check(backend)
     if backend == "auto":
-        backend = choose(len(drive), drive.shape[-1])
+        backend = choose(drive, hidden, slow)
     return BACKENDS[backend](drive, hidden, memory, slow, rule, lengths)

@@ -4,6 +4,8 @@ Autograd differentiates both, any number of times, on any device. ``matrix`` is 
 every other form is compared with.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def matrix(
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
     """Equations 1, 2 and 5 as written: A is an H×H matrix per sequence, updated at every step.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
@@ -41,7 +43,7 @@ def matrix(
             running = (t < lengths).unsqueeze(-1)
             hidden = torch.where(running, new, hidden)
             memory = torch.where(running.unsqueeze(-1), written, memory)
-    return torch.stack(outputs), hidden, memory
+    return torch.stack(outputs), hidden, lambda: memory
 
 
 def attention(
@@ -51,7 +53,7 @@ def attention(
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
     """Equation 4: A is never formed while the sequence runs; each step attends to the past states.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
@@ -75,16 +77,23 @@ def attention(
         hidden = hidden.to(first.dtype)
         outputs.append(hidden)
     states = torch.stack(outputs)
-    if lengths is None:
-        lengths = torch.full(hidden.shape[:1], len(states), device=hidden.device)
-    else:
-        hidden = states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
-    # From a copy: autograd keeps what it is given, and callers may change their outputs in place.
-    return states, hidden, _memory_after(torch.stack(outputs), memory, rule, lengths)
+    if lengths is not None:
+        hidden = last_states(states, lengths)
+    # From the parts: autograd keeps them, and callers may change their outputs in place.
+    return states, hidden, lambda: memory_after(torch.stack(outputs), memory, rule, lengths)
 
 
-def _memory_after(states: Tensor, memory: Tensor | None, rule: Rule, lengths: Tensor) -> Tensor:
+def last_states(states: Tensor, lengths: Tensor) -> Tensor:
+    """The state of each sequence at its own last step. (T, B, H) → (B, H)."""
+    return states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
+
+
+def memory_after(
+    states: Tensor, memory: Tensor | None, rule: Rule, lengths: Tensor | None
+) -> Tensor:
     """Equation 3 once, at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ."""
+    if lengths is None:
+        lengths = torch.full(states.shape[1:2], len(states), device=states.device)
     ages = lengths - 1 - torch.arange(len(states), device=lengths.device).unsqueeze(-1)
     weighted = states * equations.strengths(ages, rule, states.dtype).unsqueeze(-1)
     total = (weighted.permute(1, 2, 0) @ states.transpose(0, 1)).to(states.dtype)

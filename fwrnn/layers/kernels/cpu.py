@@ -1,0 +1,217 @@
+"""The recurrence on the CPU, fused: buffers, threads and compilation around ``cpu_loops``.
+
+The loops are compiled once per machine and type of number, which takes some seconds, and kept on
+disk. They run in PyTorch's own team of threads, as many as ``torch.get_num_threads()`` says: a
+second team would fight with the first, whose threads spin a while after every operation.
+"""
+
+import ctypes
+import functools
+import logging
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwrnn.layers.equations import Rule, SlowWeights
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def supports(drive: Tensor, hidden: Tensor, slow: SlowWeights) -> bool:
+    """Whether ``forward`` can run here, on these tensors."""
+    return (
+        drive.device.type == "cpu"
+        and hidden.dtype in DTYPES
+        and slow.weight_hh.dtype == hidden.dtype
+        and drive.numel() > 0
+        and _loops(hidden.dtype) is not None
+    )
+
+
+def forward(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+    save: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """h(0) … h(T), (T + 1, B, H), and what ``backward`` needs, if ``save``.
+
+    Arguments are those of ``fwrnn.layers.kernels.recurrence``; nothing here is differentiated.
+    """
+    call = _Call(drive, memory, slow, rule, backward=False)
+    steps, batch, units = drive.shape
+    trail = drive.new_empty(steps + 1, batch, units)
+    trail[0] = hidden
+    row, inner_steps = units * call.lanes, rule.inner_steps
+    vectors = call.blocks * steps if save else call.threads
+    sizes = {
+        "brackets": vectors * row,
+        "normed": vectors * (inner_steps if save else 1) * row,
+        "scales": vectors * (inner_steps if save else 1) * call.lanes,
+        "borders": call.blocks * ((steps - 1) // call.chunk) * units * row if save else 0,
+    }
+    saved = drive.new_empty(sum(sizes.values())).split(list(sizes.values()))
+    call.run(
+        0, save=save, drive=drive, weight=slow.weight_hh, trail=trail,
+        **dict(zip(sizes, saved, strict=True)),
+    )  # fmt: skip
+    return trail, saved if save else ()
+
+
+def backward(
+    saved: tuple[Tensor, ...],
+    trail: Tensor,
+    grad_states: Tensor,
+    drive: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of drive, hidden, memory, norm_weight and norm_bias.
+
+    That of ``weight_hh`` follows from the first and ``trail`` in one matrix product.
+    """
+    call = _Call(drive, memory, slow, rule, backward=True)
+    grads = {
+        "grad_drive": torch.empty_like(drive),
+        "grad_hidden": torch.empty_like(trail[0]),
+        "grad_memory": None if memory is None else torch.empty_like(memory),
+        "grad_gain": None,
+        "grad_shift": None,
+    }
+    if slow.norm_weight is not None:
+        parts = drive.new_empty(2, call.blocks, drive.shape[-1])
+        grads["grad_gain"], grads["grad_shift"] = parts
+    brackets, normed, scales, borders = saved
+    call.run(
+        1, save=True, weight=slow.weight_hh.t().contiguous(), trail=trail, brackets=brackets,
+        normed=normed, scales=scales, borders=borders, grad_states=grad_states, **grads,
+    )  # fmt: skip
+    if slow.norm_weight is not None:
+        grads["grad_gain"], grads["grad_shift"] = parts.sum(1)
+    return tuple(grads.values())
+
+
+def chunk_length(steps: int, units: int) -> int:
+    """Steps after which the memory is folded into a matrix; no less than T if that is not worth it.
+    """
+    return steps if steps <= 2 * units else units
+
+
+class _Call:
+    """One call of a loop: its sizes, its scratch memory and its team of threads."""
+
+    def __init__(self, drive, memory, slow: SlowWeights, rule: Rule, backward: bool):
+        from fwrnn.layers.kernels import cpu_loops, simd
+
+        steps, batch, units = drive.shape
+        self.dtype = drive.dtype
+        self.lanes = simd.VECTOR_BYTES // drive.dtype.itemsize
+        self.blocks = -(-batch // self.lanes)
+        self.threads = min(torch.get_num_threads(), self.blocks)
+        self.chunk = chunk_length(steps, units)
+        rows = cpu_loops.work_rows(
+            units,
+            self.chunk,
+            rule.inner_steps,
+            memory is not None or steps > self.chunk,
+            backward,
+        )
+        size = rows * units * self.lanes
+        powers, strengths = _tables(rule.decay, rule.fast_lr, self.chunk, drive.dtype)
+        self.fields = {
+            "counters": torch.zeros(2, dtype=torch.int64),
+            "blocks": self.blocks,
+            "steps": steps,
+            "batch": batch,
+            "units": units,
+            "inner_steps": rule.inner_steps,
+            "chunk": self.chunk,
+            "work_size": size,
+            "tanh": rule.nonlinearity == "tanh",
+            "layer_norm": slow.norm_weight is not None,
+            "identity": rule.boundary == "identity",
+            "previous": rule.inner_start == "previous",
+            "memory": memory,
+            "gain": slow.norm_weight,
+            "shift": slow.norm_bias,
+            "powers": powers,
+            "strengths": strengths,
+            "work": drive.new_empty(self.threads * size),
+        }
+
+    def run(self, which: int, **fields) -> None:
+        from fwrnn.layers.kernels import cpu_loops
+
+        fields = self.fields | fields
+        values = [_number(fields.get(name)) for name in cpu_loops.CALL.names]
+        call = np.array(values, dtype=np.int64)
+        _run_team(_loops(self.dtype)[which], call.ctypes.data, self.threads)
+
+
+def _number(value) -> int:
+    """What a field of a call holds: an address or a number; 0 for None."""
+    return value.data_ptr() if isinstance(value, Tensor) else int(value or 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(decay: float, fast_lr: float, chunk: int, dtype) -> tuple[Tensor, Tensor]:
+    """λ^k and η λ^k for k = 0 … chunk; the second after zeros for rows not yet written."""
+    from fwrnn.layers.kernels.cpu_loops import GROUP
+
+    powers = torch.tensor(decay, dtype=torch.float64) ** torch.arange(chunk + 1)
+    strengths = torch.cat([powers.new_zeros(GROUP - 1), fast_lr * powers])
+    return powers.to(dtype), strengths.to(dtype)
+
+
+@functools.lru_cache(maxsize=None)
+def _loops(dtype: torch.dtype):
+    """The addresses of the two compiled loops, or None where they cannot be had."""
+    if find_spec("numba") is None:
+        return None
+    logging.getLogger(__name__).info("compiling the fused kernels")
+    from numba import types
+
+    from fwrnn.layers.kernels import cpu_loops
+
+    kind = {torch.float32: types.float32, torch.float64: types.float64}[dtype]
+    try:
+        loops = cpu_loops.build(kind, cache=True)
+    except Exception:
+        loops = cpu_loops.build(kind, cache=False)
+    _KEPT.append(loops)
+    return tuple(loop.address for loop in loops)
+
+
+_KEPT = []
+
+
+@functools.cache
+def _openmp():
+    """``GOMP_parallel`` of the OpenMP runtime that PyTorch uses, or None."""
+    try:
+        function = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    function.restype = None
+    return function
+
+
+def _run_team(function: int, argument: int, threads: int) -> None:
+    """Call ``function(argument)`` in every thread of a team, without Python's lock."""
+    if threads > 1 and _openmp():
+        _openmp()(function, argument, threads, 0)
+        return
+    entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+    if threads == 1:
+        entry(argument)
+        return
+    with ThreadPoolExecutor(threads) as team:
+        list(team.map(entry, [argument] * threads))

@@ -1,0 +1,563 @@
+"""The whole recurrence, forward and backward, as compiled loops over one block of sequences.
+
+Equations: ``fwrnn.layers.equations``. What makes these loops fast:
+
+- A block is ``LANES`` sequences. Every vector of H units is kept as (H, LANES), so that one
+  instruction does the same for all sequences of a block, no sum runs across a register, and W h
+  is a matrix product that reads W once per block.
+- Everything that a step touches lies in a per-thread ``work`` array that fits the caches.
+- ``transpose_tile`` turns (sequence, unit) into (unit, sequence) and back, in registers.
+
+Past ``chunk`` steps the memory is folded into a matrix, and attention starts anew within the next
+chunk: A(t) = λ^j A(chunk's start) + Σ of the chunk's own states. So time and memory grow with T,
+not T², and λ is never divided by. With one chunk this is the attention form of equation 4.
+
+All arrays are flat. A name that ends in ``_at`` is the index in its array where something starts;
+``row`` is H·LANES, the numbers in one vector of a block.
+"""
+
+import numpy as np
+from numba import carray, cfunc, from_dtype, njit, types
+
+from fwrnn.layers.kernels import simd
+from fwrnn.layers.kernels.simd import MANY, broadcast, fma, load, store
+
+GROUP = 4  # past states attended to at once; rows up to the next multiple exist and are finite
+
+# What a call passes to the loops: sizes, switches, and addresses of arrays (0 for "none").
+SIZES = ("blocks", "steps", "batch", "units", "inner_steps", "chunk", "work_size")
+SWITCHES = ("tanh", "layer_norm", "identity", "previous", "save")
+ARRAYS = (
+    "drive", "memory", "weight", "gain", "shift", "powers", "strengths",
+    "trail", "brackets", "normed", "scales", "borders", "work",
+    "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_gain", "grad_shift",
+)  # fmt: skip
+CALL = np.dtype([(name, np.int64) for name in ("counters", *SIZES, *SWITCHES, *ARRAYS)])
+EPSILON = 1e-5
+
+
+def work_rows(units: int, chunk: int, inner_steps: int, matrix: bool, backward: bool) -> int:
+    """Rows of the ``work`` array of one thread: see ``_forward`` and ``_backward``."""
+    past = chunk + 1 + GROUP
+    if not backward:
+        return past + 2 + matrix * units
+    return 2 * past + 7 + matrix * (3 * units + 2 * chunk * inner_steps)
+
+
+@njit
+def _gather(source, start, units, sequences, target, at):
+    """(sequence, unit) rows of ``source`` → (unit, lane); lanes without a sequence become 0."""
+    lanes = simd.width(source)
+    tile = lanes // 2
+    for lane in range(0, lanes, tile):
+        full = lane + tile <= sequences
+        unit = 0
+        while full and unit + tile <= units:
+            simd.transpose_tile(
+                source, start + lane * units + unit, units, target, at + unit * lanes + lane, lanes
+            )
+            unit += tile
+        for u in range(unit, units):
+            for k in range(lane, lane + tile):
+                target[at + u * lanes + k] = source[start + k * units + u] if k < sequences else 0
+
+
+@njit
+def _scatter(source, at, units, sequences, target, start):
+    """(unit, lane) rows of ``source`` → (sequence, unit) for the lanes that hold a sequence."""
+    lanes = simd.width(source)
+    tile = lanes // 2
+    for lane in range(0, lanes, tile):
+        full = lane + tile <= sequences
+        unit = 0
+        while full and unit + tile <= units:
+            simd.transpose_tile(
+                source, at + unit * lanes + lane, lanes, target, start + lane * units + unit, units
+            )
+            unit += tile
+        for u in range(unit, units):
+            for k in range(lane, min(lane + tile, sequences)):
+                target[start + k * units + u] = source[at + u * lanes + k]
+
+
+@njit
+def _copy(source, at, target, to, units):
+    lanes = simd.width(source)
+    for i in range(units):
+        store(target, to + i * lanes, load(source, at + i * lanes))
+
+
+@njit
+def _add(source, at, target, to, units):
+    lanes = simd.width(source)
+    for i in range(units):
+        here = to + i * lanes
+        store(target, here, load(target, here) + load(source, at + i * lanes))
+
+
+@njit
+def _clear(target, at, units):
+    lanes = simd.width(target)
+    for i in range(units):
+        store(target, at + i * lanes, simd.zero(target))
+
+
+@njit
+def _activate(source, at, target, to, units, tanh):
+    lanes = simd.width(source)
+    for i in range(units):
+        value = load(source, at + i * lanes)
+        store(target, to + i * lanes, simd.tanh(value) if tanh else simd.relu(value))
+
+
+@njit
+def _scale(source, at, factor, target, to, units):
+    lanes = simd.width(source)
+    for i in range(units):
+        store(target, to + i * lanes, load(source, at + i * lanes) * factor)
+
+
+@njit
+def _start_back(c, bracket_grad_at, work, answer_at, grad_at):
+    """Through h_0 = f(bracket): adds to the gradient of the bracket."""
+    lanes = simd.width(work)
+    for k in range(0, c.units * lanes, lanes):
+        grad = _slope(load(work, answer_at + k), load(work, grad_at + k), c.tanh)
+        store(work, bracket_grad_at + k, load(work, bracket_grad_at + k) + grad)
+
+
+@njit
+def _slope(output, gradient, tanh):
+    """The gradient before the non-linearity, from the output of it and the gradient after it."""
+    if tanh:
+        return fma(output * output, simd.negative(gradient), gradient)
+    return simd.where_positive(output, gradient)
+
+
+@njit
+def _weight_rows(rows, weight, i, units, x, x_at):
+    """rows[r] + Σ_j W[i + r, j] x[j]."""
+    lanes = simd.width(x)
+    for j in range(units):
+        vector = load(x, x_at + j * lanes)
+        rows = simd.fma_broadcast(rows, weight, i * units + j, units, vector)
+    return rows
+
+
+@njit
+def _multiply(weight, units, x, x_at, out, out_at):
+    """out += W x, some rows of W at a time so that they share what is read of x."""
+    lanes = simd.width(x)
+    i = 0
+    for _ in range(units // MANY):
+        rows = simd.load_many(out, out_at + i * lanes, lanes)
+        rows = _weight_rows(rows, weight, i, units, x, x_at)
+        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        i += MANY
+    for _ in range(units % MANY // 2):
+        rows = simd.load_2(out, out_at + i * lanes, lanes)
+        rows = _weight_rows(rows, weight, i, units, x, x_at)
+        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        i += 2
+    if units % 2:
+        rows = simd.load_1(out, out_at + i * lanes, lanes)
+        rows = _weight_rows(rows, weight, i, units, x, x_at)
+        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+
+
+@njit
+def _attend(past, past_at, count, strengths, strengths_at, query, query_at, out, out_at, units):
+    """out += Σ_r strength_r h_r (h_r · query) over the ``count`` rows at ``past_at``.
+
+    Reads whole groups of rows; ``strengths`` is 0 for those past ``count``.
+    """
+    lanes = simd.width(past)
+    row = units * lanes
+    for first in range(0, count, GROUP):
+        at = past_at + first * row
+        weights = simd.zeros_4(past)
+        for i in range(0, row, lanes):
+            weights = simd.fma_rows(weights, past, at + i, row, load(query, query_at + i))
+        weights = simd.scale_rows(weights, strengths, strengths_at - first, -1)
+        for i in range(0, row, lanes):
+            value = simd.weigh_rows(load(out, out_at + i), weights, past, at + i, row)
+            store(out, out_at + i, value)
+
+
+@njit
+def _attend_back(
+    past, past_at, grad_past_at, count, strengths, strengths_at, query_at, grad_at, out_at, units
+):
+    """The gradients of ``_attend``, whose output's gradient is at ``grad_at``.
+
+    Adds to that of the query, at ``out_at``, and to those of the rows, at ``grad_past_at``. All
+    lie in the array ``past``.
+    """
+    lanes = simd.width(past)
+    row = units * lanes
+    for first in range(0, count, GROUP):
+        at, grads_at = past_at + first * row, grad_past_at + first * row
+        asked, answered = simd.zeros_4(past), simd.zeros_4(past)
+        for i in range(0, row, lanes):
+            asked = simd.fma_rows(asked, past, at + i, row, load(past, query_at + i))
+            answered = simd.fma_rows(answered, past, at + i, row, load(past, grad_at + i))
+        asked = simd.scale_rows(asked, strengths, strengths_at - first, -1)
+        answered = simd.scale_rows(answered, strengths, strengths_at - first, -1)
+        for i in range(0, row, lanes):
+            query, grad = load(past, query_at + i), load(past, grad_at + i)
+            value = simd.weigh_rows(load(past, out_at + i), answered, past, at + i, row)
+            store(past, out_at + i, value)
+            grads = simd.load_4(past, grads_at + i, row)
+            grads = simd.add_scaled(simd.add_scaled(grads, asked, grad), answered, query)
+            simd.store_rows(past, grads_at + i, row, grads)
+
+
+@njit
+def _normalise(z, z_at, units):
+    """Layer normalisation of z in place, before gain and bias; returns 1 / standard deviation."""
+    lanes = simd.width(z)
+    end = z_at + units * lanes
+    count = simd.number(z, units)
+    mean, variance = simd.zero(z), simd.zero(z)
+    for at in range(z_at, end, lanes):
+        mean = mean + load(z, at)
+    mean = mean / count
+    for at in range(z_at, end, lanes):
+        centred = load(z, at) - mean
+        store(z, at, centred)
+        variance = fma(centred, centred, variance)
+    scale = simd.number(z, 1) / simd.sqrt(variance / count + simd.number(z, EPSILON))
+    for at in range(z_at, end, lanes):
+        store(z, at, load(z, at) * scale)
+    return scale
+
+
+@njit
+def _outer_activation(c, normed, at, gain, shift, out, out_at):
+    """out = f(g z + b) with layer normalisation, f(z) without."""
+    lanes = simd.width(normed)
+    for i in range(c.units):
+        value = load(normed, at + i * lanes)
+        if c.layer_norm:
+            value = fma(value, broadcast(gain, i), broadcast(shift, i))
+        store(out, out_at + i * lanes, simd.tanh(value) if c.tanh else simd.relu(value))
+
+
+@njit
+def _outer_activation_back(c, normed, at, scale, gain, work, out_at, grad_at, total_at):
+    """The gradient of ``_outer_activation`` and of ``_normalise``: from h's to z's, in place.
+
+    h lies at ``out_at``, the gradient at ``grad_at``; those of gain and bias add up, lane by lane,
+    in the two rows at ``total_at``.
+    """
+    lanes = simd.width(work)
+    row = c.units * lanes
+    mean, product = simd.zero(work), simd.zero(work)
+    for i in range(c.units):
+        k = i * lanes
+        grad = _slope(load(work, out_at + k), load(work, grad_at + k), c.tanh)
+        if c.layer_norm:
+            value = load(normed, at + k)
+            to_gain, to_shift = total_at + k, total_at + row + k
+            store(work, to_gain, fma(grad, value, load(work, to_gain)))
+            store(work, to_shift, load(work, to_shift) + grad)
+            grad = grad * broadcast(gain, i)
+            mean = mean + grad
+            product = fma(grad, value, product)
+        store(work, grad_at + k, grad)
+    if c.layer_norm:
+        count = simd.number(work, c.units)
+        mean, product = mean / count, simd.negative(product / count)
+        for k in range(0, row, lanes):
+            centred = load(work, grad_at + k) - mean
+            centred = fma(load(normed, at + k), product, centred)
+            store(work, grad_at + k, centred * scale)
+
+
+@njit
+def _matrix_times(matrix, at, down, across, units, scale, x_at, out, out_at):
+    """out_i += scale · Σ_j M_ij x_j for each lane; M_ij at ``at + i·down + j·across``, x in M."""
+    lanes = simd.width(matrix)
+    i = 0
+    for _ in range(units // 4):
+        rows = simd.zeros_4(matrix)
+        for j in range(units):
+            vector = load(matrix, x_at + j * lanes)
+            rows = simd.fma_rows(rows, matrix, at + i * down + j * across, down, vector)
+        here = out_at + i * lanes
+        simd.store_rows(
+            out, here, lanes, simd.add_scaled(simd.load_4(out, here, lanes), rows, scale)
+        )
+        i += 4
+    for k in range(i, units):
+        value = simd.zero(matrix)
+        for j in range(units):
+            entry = load(matrix, at + k * down + j * across)
+            value = fma(entry, load(matrix, x_at + j * lanes), value)
+        here = out_at + k * lanes
+        store(out, here, fma(value, scale, load(out, here)))
+
+
+@njit
+def _fold(work, at, keep, left_at, right_at, weights, weights_at, step, count, units):
+    """M = keep · M + Σ_k weight_k left_k right_kᵀ for each lane, over ``count`` rows of each."""
+    lanes = simd.width(work)
+    row = units * lanes
+    for i in range(units):
+        j = 0
+        for _ in range(units // MANY):
+            here = at + i * row + j * lanes
+            rows = simd.load_many(work, here, lanes)
+            rows = simd.times(rows, keep)
+            for k in range(count):
+                factor = load(work, left_at + k * row + i * lanes)
+                factor = factor * broadcast(weights, weights_at + k * step)
+                rows = simd.fma_rows(rows, work, right_at + k * row + j * lanes, lanes, factor)
+            simd.store_rows(work, here, lanes, rows)
+            j += MANY
+        for jj in range(j, units):
+            here = at + i * row + jj * lanes
+            value = load(work, here) * keep
+            for k in range(count):
+                factor = load(work, left_at + k * row + i * lanes)
+                factor = factor * broadcast(weights, weights_at + k * step)
+                value = fma(factor, load(work, right_at + k * row + jj * lanes), value)
+            store(work, here, value)
+
+
+@njit
+def _fold_back(work, grad_at, both_at, past_at, grad_past_at, strengths, strengths_at, count, units):
+    """The gradients of the folded rows: those of h_r grow by strength_r (G + Gᵀ) h_r."""
+    lanes = simd.width(work)
+    row = units * lanes
+    for i in range(units):
+        for j in range(units):
+            entry = load(work, grad_at + i * row + j * lanes)
+            other = load(work, grad_at + j * row + i * lanes)
+            store(work, both_at + i * row + j * lanes, entry + other)
+    for first in range(0, count, GROUP):
+        for i in range(units):
+            rows = simd.zeros_4(work)
+            for j in range(units):
+                entry = load(work, both_at + i * row + j * lanes)
+                rows = simd.fma_rows(
+                    rows, work, past_at + first * row + j * lanes, row, entry
+                )
+            rows = simd.scale_rows(rows, strengths, strengths_at - first, -1)
+            here = grad_past_at + first * row + i * lanes
+            grads = simd.load_4(work, here, row)
+            simd.store_rows(
+                work, here, row, simd.add_scaled(grads, rows, simd.number(work, 1))
+            )
+
+
+@njit
+def _array(address, kind):
+    """The numbers from ``address`` on; their count is not known here."""
+    return carray(simd.at_address(address, kind), 1 << 60)
+
+
+@njit
+def _forward_block(c, kind, block, slot):
+    """One block of sequences from its first step to its last."""
+    drive, trail = _array(c.drive, kind), _array(c.trail, kind)
+    weight, gain, shift = _array(c.weight, kind), _array(c.gain, kind), _array(c.shift, kind)
+    powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
+    brackets, normed = _array(c.brackets, kind), _array(c.normed, kind)
+    scales, work = _array(c.scales, kind), _array(c.work, kind)
+    units, lanes, chunk = c.units, simd.width(work), c.chunk
+    row, first = units * lanes, block * lanes
+    sequences = min(lanes, c.batch - first)
+    past = slot * c.work_size  # its row 0 is the state before the chunk
+    query = past + (chunk + 1 + GROUP) * row
+    matrix = query + 2 * row
+    newest = GROUP - 1  # where ``strengths`` starts for an age of 0
+    _gather(trail, first * units, units, sequences, work, past)
+    if c.memory:
+        memory = _array(c.memory, kind)
+        _gather(memory, first * units * units, units * units, sequences, work, matrix)
+    for t in range(c.steps):
+        j = t % chunk
+        if t and not j:
+            if t == chunk and not c.memory:
+                _clear(work, matrix, units * units)
+            _fold(
+                work, matrix, broadcast(powers, chunk), past + row, past + row,
+                strengths, newest + chunk - 1, -1, chunk, units,
+            )  # fmt: skip
+            _copy(work, past + chunk * row, work, past, units)
+            if c.save:
+                border = (block * ((c.steps - 1) // chunk) + t // chunk - 1) * units * row
+                _copy(work, matrix, _array(c.borders, kind), border, units * units)
+        if j % GROUP == 0:
+            _clear(work, past + (j + 1) * row, GROUP * units)
+        step = t * c.batch + first
+        saved = (block * c.steps + t) if c.save else slot
+        bracket, previous, new = saved * row, past + j * row, past + (j + 1) * row
+        _gather(drive, step * units, units, sequences, brackets, bracket)
+        _multiply(weight, units, work, previous, brackets, bracket)
+        asked = previous
+        if not c.previous:
+            asked = query if c.inner_steps else new
+            _activate(brackets, bracket, work, asked, units, c.tanh)
+        for s in range(c.inner_steps):
+            inner = saved * c.inner_steps + s if c.save else slot
+            z = inner * row
+            if c.identity:
+                _copy(work, asked, normed, z, units)
+            else:
+                _copy(brackets, bracket, normed, z, units)
+            if c.memory or t >= chunk:
+                decayed = broadcast(powers, j)
+                _matrix_times(work, matrix, row, lanes, units, decayed, asked, normed, z)
+            _attend(
+                work, past + row, j, strengths, newest + j - 1, work, asked, normed, z, units
+            )
+            if c.layer_norm:
+                store(scales, inner * lanes, _normalise(normed, z, units))
+            asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
+            _outer_activation(c, normed, z, gain, shift, work, asked)
+        _scatter(work, new, units, sequences, trail, (step + c.batch) * units)
+
+
+@njit
+def _backward_block(c, kind, block, slot):
+    """The gradients of one block, from its last step to its first; ``weight`` is Wᵀ here."""
+    trail, weight = _array(c.trail, kind), _array(c.weight, kind)
+    gain, shift = _array(c.gain, kind), _array(c.shift, kind)
+    powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
+    brackets, normed = _array(c.brackets, kind), _array(c.normed, kind)
+    scales, borders, work = _array(c.scales, kind), _array(c.borders, kind), _array(c.work, kind)
+    grad_states, grad_drive = _array(c.grad_states, kind), _array(c.grad_drive, kind)
+    units, lanes, chunk = c.units, simd.width(work), c.chunk
+    row, first = units * lanes, block * lanes
+    sequences = min(lanes, c.batch - first)
+    newest = GROUP - 1
+    rows = chunk + 1 + GROUP
+    past = slot * c.work_size
+    grad_past = past + rows * row
+    totals = grad_past + rows * row  # of gain and bias, lane by lane
+    grad, grad_query = totals + 2 * row, totals + 3 * row
+    grad_bracket, query, carry = totals + 4 * row, totals + 5 * row, totals + 6 * row
+    matrix = totals + 7 * row
+    grad_matrix, both = matrix + units * row, matrix + 2 * units * row
+    lefts = matrix + 3 * units * row
+    rights = lefts + chunk * c.inner_steps * row
+    last_chunk = (c.steps - 1) // chunk
+    _clear(work, totals, 2 * units)
+    _clear(work, carry, units)
+    if c.memory or last_chunk:
+        _clear(work, grad_matrix, units * units)
+    for k in range(last_chunk, -1, -1):
+        start = k * chunk
+        count = min(chunk, c.steps - start)
+        has_matrix = c.memory or k
+        before = (start * c.batch + first) * units
+        _gather(trail, before, units, sequences, work, past)
+        for j in range(count):
+            saved = block * c.steps + start + j
+            if c.inner_steps:
+                z = ((saved + 1) * c.inner_steps - 1) * row
+                _outer_activation(c, normed, z, gain, shift, work, past + (j + 1) * row)
+            else:
+                _activate(brackets, saved * row, work, past + (j + 1) * row, units, c.tanh)
+        _clear(work, past + (count + 1) * row, GROUP * units)
+        _clear(work, grad_past, rows * units)
+        if k:
+            border = (block * last_chunk + k - 1) * units * row
+            _copy(borders, border, work, matrix, units * units)
+        elif c.memory:
+            memory = _array(c.memory, kind)
+            _gather(memory, first * units * units, units * units, sequences, work, matrix)
+        if k < last_chunk:
+            _fold_back(
+                work, grad_matrix, both, past + row, grad_past + row,
+                strengths, newest + count - 1, count, units,
+            )  # fmt: skip
+        for j in range(count - 1, -1, -1):
+            step, saved = (start + j) * c.batch + first, block * c.steps + start + j
+            previous, answer = past + j * row, past + (j + 1) * row
+            bracket = saved * row
+            _gather(grad_states, step * units, units, sequences, work, grad)
+            _add(work, carry, work, grad, units)
+            _add(work, grad_past + (j + 1) * row, work, grad, units)
+            _clear(work, grad_bracket, units)
+            for s in range(c.inner_steps - 1, -1, -1):
+                inner, nth = saved * c.inner_steps + s, j * c.inner_steps + s
+                z = inner * row
+                scale = load(scales, inner * lanes) if c.layer_norm else simd.zero(work)
+                _outer_activation_back(c, normed, z, scale, gain, work, answer, grad, totals)
+                asked = rights + nth * row if has_matrix else query
+                if s:
+                    _outer_activation(c, normed, z - row, gain, shift, work, asked)
+                elif c.previous:
+                    _copy(work, previous, work, asked, units)
+                else:
+                    _activate(brackets, bracket, work, asked, units, c.tanh)
+                if c.identity:
+                    _copy(work, grad, work, grad_query, units)
+                else:
+                    _add(work, grad, work, grad_bracket, units)
+                    _clear(work, grad_query, units)
+                _attend_back(
+                    work, past + row, grad_past + row, j, strengths, newest + j - 1,
+                    asked, grad, grad_query, units,
+                )  # fmt: skip
+                if has_matrix:
+                    decayed = broadcast(powers, j)
+                    _matrix_times(work, matrix, lanes, row, units, decayed, grad, work, grad_query)
+                    _scale(work, grad, decayed, work, lefts + nth * row, units)
+                _copy(work, grad_query, work, grad, units)
+                answer = asked
+            if c.previous:
+                _copy(work, grad, work, carry, units)
+            else:
+                _clear(work, carry, units)
+                _start_back(c, grad_bracket, work, answer, grad)
+            _scatter(work, grad_bracket, units, sequences, grad_drive, step * units)
+            _multiply(weight, units, work, grad_bracket, work, carry)
+        if has_matrix:
+            _fold(
+                work, grad_matrix, broadcast(powers, count), lefts, rights,
+                powers, 0, 0, count * c.inner_steps, units,
+            )  # fmt: skip
+    _scatter(work, carry, units, sequences, _array(c.grad_hidden, kind), first * units)
+    if c.memory:
+        square = units * units
+        grad_memory = _array(c.grad_memory, kind)
+        _scatter(work, grad_matrix, square, sequences, grad_memory, first * square)
+    if c.layer_norm:
+        grad_gain, grad_shift = _array(c.grad_gain, kind), _array(c.grad_shift, kind)
+        for i in range(units):
+            here = totals + i * lanes
+            grad_gain[block * units + i] = simd.total(load(work, here))
+            grad_shift[block * units + i] = simd.total(load(work, here + row))
+
+
+def build(kind, cache: bool):
+    """The loops for one type of number: two C functions, each of the address of a ``CALL``.
+
+    Every thread of a team calls the function with the same address, and takes block after block
+    until none is left.
+    """
+    signature = types.void(types.CPointer(from_dtype(CALL)))
+
+    @cfunc(signature, cache=cache)
+    def forward(address):
+        c = carray(address, 1)[0]
+        counters = _array(c.counters, types.int64)
+        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
+        while block < c.blocks:
+            _forward_block(c, kind, block, slot)
+            block = simd.claim(counters, 0)
+
+    @cfunc(signature, cache=cache)
+    def backward(address):
+        c = carray(address, 1)[0]
+        counters = _array(c.counters, types.int64)
+        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
+        while block < c.blocks:
+            _backward_block(c, kind, block, slot)
+            block = simd.claim(counters, 0)
+
+    return forward, backward

@@ -1,0 +1,90 @@
+"""The fused kernels as differentiable functions, with the attention form where they do not reach.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.kernels import eager
+
+
+def reaches(implementation, drive: Tensor, hidden: Tensor, slow: SlowWeights) -> bool:
+    """Whether ``implementation`` can stand in for the attention form here."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False  # vmap and forward-mode derivatives look inside every operation
+    if torch.jit.is_tracing() or type(drive) is not Tensor:
+        return False  # so do tracers, which pass stand-ins for tensors
+    return implementation.supports(drive, hidden, slow)
+
+
+def form(implementation):
+    """``implementation`` as an entry of ``fwrnn.layers.kernels.BACKENDS``."""
+
+    def recurrence(drive, hidden, memory, slow, rule, lengths):
+        if not reaches(implementation, drive, hidden, slow):
+            return eager.attention(drive, hidden, memory, slow, rule, lengths)
+        dtype = hidden.dtype
+        inputs = [drive.to(dtype).contiguous(), hidden, memory, *slow]
+        inputs[2:] = [None if x is None else x.to(dtype).contiguous() for x in inputs[2:]]
+        save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+        states, trail = FusedRecurrence.apply(implementation, rule, save, *inputs)
+        hidden = trail[-1] if lengths is None else eager.last_states(trail[1:], lengths)
+        return states, hidden, lambda: eager.memory_after(trail[1:], memory, rule, lengths)
+
+    return recurrence
+
+
+class FusedRecurrence(torch.autograd.Function):
+    """Whole sequences through ``implementation``: a module with ``forward`` and ``backward``.
+
+    Returns the states, (T, B, H), and the trail h(0) … h(T), (T + 1, B, H): the same numbers
+    again, which backward keeps, so that the states may be changed in place.
+    """
+
+    @staticmethod
+    def forward(ctx, implementation, rule, save, drive, hidden, memory, *weights):
+        slow = SlowWeights(*weights)
+        trail, saved = implementation.forward(drive, hidden, memory, slow, rule, save)
+        ctx.implementation, ctx.rule = implementation, rule
+        ctx.set_materialize_grads(False)
+        if save:
+            ctx.save_for_backward(trail, drive, hidden, memory, *weights, *saved)
+        return trail[1:].clone(), trail
+
+    @staticmethod
+    def backward(ctx, grad_states, grad_trail):
+        trail, drive, hidden, memory, *rest = ctx.saved_tensors
+        weights, saved = rest[:3], rest[3:]
+        if grad_trail is not None:
+            later = grad_trail[1:]
+            grad_states = later if grad_states is None else grad_states + later
+        if torch.is_grad_enabled():
+            grads = _attention_gradients(
+                grad_states, ctx.rule, (drive, hidden, memory, *weights), ctx.needs_input_grad[3:]
+            )
+        else:
+            slow = SlowWeights(*weights)
+            drive_grad, hidden_grad, memory_grad, gain_grad, shift_grad = (
+                ctx.implementation.backward(
+                    saved, trail, grad_states.contiguous(), drive, memory, slow, ctx.rule
+                )
+            )
+            units = drive.shape[-1]
+            weight_grad = drive_grad.view(-1, units).t() @ trail[:-1].view(-1, units)
+            grads = [drive_grad, hidden_grad, memory_grad, weight_grad, gain_grad, shift_grad]
+        if grad_trail is not None and grads[1] is not None:
+            grads[1] = grads[1] + grad_trail[0]
+        return None, None, None, *grads
+
+
+def _attention_gradients(grad_states, rule: Rule, inputs, needed) -> list[Tensor | None]:
+    """The gradients by way of the attention form, so that they can be differentiated again."""
+    drive, hidden, memory, *weights = inputs
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    with torch.enable_grad():
+        states, *_ = eager.attention(drive, hidden, memory, SlowWeights(*weights), rule, None)
+        found = iter(
+            torch.autograd.grad(states, wanted, grad_states, create_graph=True, allow_unused=True)
+        )
+    return [next(found) if need else None for need in needed]
