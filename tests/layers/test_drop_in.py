@@ -64,7 +64,7 @@ def test_batch_first_and_unbatched_are_the_same_numbers():
     torch.testing.assert_close(tuple(last), tuple(ends.index_batch(1)))
 
 
-@pytest.mark.parametrize("backend", ["matrix", "attention"])
+@pytest.mark.parametrize("backend", ["matrix", "attention", "numba"])
 @pytest.mark.parametrize("enforce_sorted", [True, False])
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_padding_of_a_packed_sequence_changes_nothing(backend, enforce_sorted, bidirectional):
@@ -105,7 +105,7 @@ def test_state_can_be_detached_moved_and_indexed():
     torch.testing.assert_close(tuple(layer.initial_state(4)), (hidden * 0, memory * 0))
 
 
-@pytest.mark.parametrize("backend", ["matrix", "attention"])
+@pytest.mark.parametrize("backend", ["matrix", "attention", "numba"])
 def test_outputs_and_states_may_be_changed_in_place(backend):
     layer = FastWeightsRNN(5, 7, backend=backend)
     output, state = layer(torch.randn(6, 3, 5))
@@ -143,7 +143,7 @@ def test_survives_copying_saving_and_pickling():
     assert eval(repr(layer), {"FastWeightsRNN": FastWeightsRNN}).decay == 0.9
 
 
-@pytest.mark.parametrize("backend", ["matrix", "attention"])
+@pytest.mark.parametrize("backend", ["matrix", "attention", "numba"])
 def test_trains_under_bfloat16_autocast(backend):
     layer = FastWeightsRNN(5, 7, nonlinearity="relu", backend=backend)
     x = torch.randn(6, 3, 5)

@@ -8,9 +8,11 @@ second team would fight with the first, whose threads spin a while after every o
 import ctypes
 import functools
 import logging
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -99,9 +101,14 @@ def backward(
 
 
 def chunk_length(steps: int, units: int) -> int:
-    """Steps after which the memory is folded into a matrix; no less than T if that is not worth it.
+    """Steps after which the memory is folded into a matrix: all T where folding would not pay.
+
+    Per step, attention costs about T·H and a folded matrix 2·H², whatever T. The two were level at
+    T = 128 for H = 64, 256 for H = 128 and 390 for H = 256 (a training step, AVX-512). Chunks of
+    32 to 64 steps were fastest; longer ones for many units keep the matrices that backward needs,
+    one per chunk, from outgrowing the states.
     """
-    return steps if steps <= 2 * units else units
+    return steps if steps <= 32 + 3 * units // 2 else max(48, units // 2)
 
 
 class _Call:
@@ -126,6 +133,7 @@ class _Call:
         size = rows * units * self.lanes
         powers, strengths = _tables(rule.decay, rule.fast_lr, self.chunk, drive.dtype)
         self.fields = {
+            "version": cpu_loops.VERSION,
             "counters": torch.zeros(2, dtype=torch.int64),
             "blocks": self.blocks,
             "steps": steps,
@@ -170,31 +178,46 @@ def _tables(decay: float, fast_lr: float, chunk: int, dtype) -> tuple[Tensor, Te
     return powers.to(dtype), strengths.to(dtype)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _loops(dtype: torch.dtype):
-    """The addresses of the two compiled loops, or None where they cannot be had."""
+    """The two compiled loops for one type of number, or None where they cannot be had."""
     if find_spec("numba") is None:
         return None
-    logging.getLogger(__name__).info("compiling the fused kernels")
+    # Reading them from disk is quick; what takes longer than a moment is compiling.
+    notice = threading.Timer(1.5, _log.info, [_COMPILING])
+    notice.start()
+    try:
+        return _build(dtype)
+    except Exception as error:
+        warnings.warn(
+            f"the fused CPU kernels did not compile here, so PyTorch's operations are used: {error}",
+            stacklevel=2,
+        )
+        return None
+    finally:
+        notice.cancel()
+
+
+_log = logging.getLogger(__name__)
+_COMPILING = "compiling the fused kernels for this machine, once; some seconds"
+
+
+def _build(dtype: torch.dtype):
     from numba import types
 
     from fwrnn.layers.kernels import cpu_loops
 
     kind = {torch.float32: types.float32, torch.float64: types.float64}[dtype]
     try:
-        loops = cpu_loops.build(kind, cache=True)
-    except Exception:
-        loops = cpu_loops.build(kind, cache=False)
-    _KEPT.append(loops)
-    return tuple(loop.address for loop in loops)
-
-
-_KEPT = []
+        return cpu_loops.build(kind, cache=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError):
+        # No folder for the cache, one that cannot be written, or a damaged file in it.
+        return cpu_loops.build(kind, cache=False)
 
 
 @functools.cache
 def _openmp():
-    """``GOMP_parallel`` of the OpenMP runtime that PyTorch uses, or None."""
+    """``GOMP_parallel`` of the OpenMP runtime that PyTorch runs on, or None where it has none."""
     try:
         function = ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):
@@ -204,14 +227,12 @@ def _openmp():
     return function
 
 
-def _run_team(function: int, argument: int, threads: int) -> None:
-    """Call ``function(argument)`` in every thread of a team, without Python's lock."""
-    if threads > 1 and _openmp():
-        _openmp()(function, argument, threads, 0)
-        return
-    entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+def _run_team(loop, argument: int, threads: int) -> None:
+    """Call ``loop(argument)`` in every thread of a team; Python's lock is free meanwhile."""
     if threads == 1:
-        entry(argument)
-        return
-    with ThreadPoolExecutor(threads) as team:
-        list(team.map(entry, [argument] * threads))
+        loop.ctypes(argument)
+    elif openmp := _openmp():
+        openmp(loop.address, argument, threads, 0)
+    else:
+        with ThreadPoolExecutor(threads) as team:
+            list(team.map(loop.ctypes, [argument] * threads))

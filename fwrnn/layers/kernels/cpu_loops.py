@@ -16,6 +16,9 @@ All arrays are flat. A name that ends in ``_at`` is the index in its array where
 ``row`` is H·LANES, the numbers in one vector of a block.
 """
 
+import zlib
+from pathlib import Path
+
 import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
@@ -32,7 +35,10 @@ ARRAYS = (
     "trail", "brackets", "normed", "scales", "borders", "work",
     "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_gain", "grad_shift",
 )  # fmt: skip
-CALL = np.dtype([(name, np.int64) for name in ("counters", *SIZES, *SWITCHES, *ARRAYS)])
+CALL = np.dtype([(name, np.int64) for name in ("version", "counters", *SIZES, *SWITCHES, *ARRAYS)])
+# Numba's cache on disk notices changes of this file, but not of ``simd``; it does notice other
+# values of a variable around a function, which this becomes in ``build``.
+VERSION = zlib.crc32(Path(__file__).read_bytes() + Path(simd.__file__).read_bytes())
 EPSILON = 1e-5
 
 
@@ -326,7 +332,9 @@ def _fold(work, at, keep, left_at, right_at, weights, weights_at, step, count, u
 
 
 @njit
-def _fold_back(work, grad_at, both_at, past_at, grad_past_at, strengths, strengths_at, count, units):
+def _fold_back(
+    work, grad_at, both_at, past_at, grad_past_at, strengths, strengths_at, count, units
+):
     """The gradients of the folded rows: those of h_r grow by strength_r (G + Gᵀ) h_r."""
     lanes = simd.width(work)
     row = units * lanes
@@ -340,15 +348,11 @@ def _fold_back(work, grad_at, both_at, past_at, grad_past_at, strengths, strengt
             rows = simd.zeros_4(work)
             for j in range(units):
                 entry = load(work, both_at + i * row + j * lanes)
-                rows = simd.fma_rows(
-                    rows, work, past_at + first * row + j * lanes, row, entry
-                )
+                rows = simd.fma_rows(rows, work, past_at + first * row + j * lanes, row, entry)
             rows = simd.scale_rows(rows, strengths, strengths_at - first, -1)
             here = grad_past_at + first * row + i * lanes
             grads = simd.load_4(work, here, row)
-            simd.store_rows(
-                work, here, row, simd.add_scaled(grads, rows, simd.number(work, 1))
-            )
+            simd.store_rows(work, here, row, simd.add_scaled(grads, rows, simd.number(work, 1)))
 
 
 @njit
@@ -410,9 +414,7 @@ def _forward_block(c, kind, block, slot):
             if c.memory or t >= chunk:
                 decayed = broadcast(powers, j)
                 _matrix_times(work, matrix, row, lanes, units, decayed, asked, normed, z)
-            _attend(
-                work, past + row, j, strengths, newest + j - 1, work, asked, normed, z, units
-            )
+            _attend(work, past + row, j, strengths, newest + j - 1, work, asked, normed, z, units)
             if c.layer_norm:
                 store(scales, inner * lanes, _normalise(normed, z, units))
             asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
@@ -540,11 +542,13 @@ def build(kind, cache: bool):
     Every thread of a team calls the function with the same address, and takes block after block
     until none is left.
     """
-    signature = types.void(types.CPointer(from_dtype(CALL)))
+    signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
 
     @cfunc(signature, cache=cache)
     def forward(address):
         c = carray(address, 1)[0]
+        if c.version != version:
+            return
         counters = _array(c.counters, types.int64)
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
         while block < c.blocks:
@@ -554,6 +558,8 @@ def build(kind, cache: bool):
     @cfunc(signature, cache=cache)
     def backward(address):
         c = carray(address, 1)[0]
+        if c.version != version:
+            return
         counters = _array(c.counters, types.int64)
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
         while block < c.blocks:

@@ -1,5 +1,4 @@
-"""The fused kernels as differentiable functions, with the attention form where they do not reach.
-"""
+"""The fused kernels as differentiable functions, with the attention form where they do not reach."""
 
 import torch
 from torch import Tensor
@@ -24,6 +23,8 @@ def form(implementation):
     def recurrence(drive, hidden, memory, slow, rule, lengths):
         if not reaches(implementation, drive, hidden, slow):
             return eager.attention(drive, hidden, memory, slow, rule, lengths)
+        if not rule.inner_steps:
+            slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised
         dtype = hidden.dtype
         inputs = [drive.to(dtype).contiguous(), hidden, memory, *slow]
         inputs[2:] = [None if x is None else x.to(dtype).contiguous() for x in inputs[2:]]
@@ -59,6 +60,8 @@ class FusedRecurrence(torch.autograd.Function):
         if grad_trail is not None:
             later = grad_trail[1:]
             grad_states = later if grad_states is None else grad_states + later
+        if grad_states is None:
+            return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():
             grads = _attention_gradients(
                 grad_states, ctx.rule, (drive, hidden, memory, *weights), ctx.needs_input_grad[3:]

@@ -70,9 +70,7 @@ def store(typing, array, index, value):
     """Write the lanes of ``value`` to ``array[index]`` and after it."""
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(
-            context, builder, array, *arguments[:2], context.get_value_type(value)
-        )
+        pointer = _pointer(context, builder, array, *arguments[:2], context.get_value_type(value))
         builder.store(arguments[2], pointer, align=_itemsize(array))
         return context.get_dummy_value()
 
@@ -224,17 +222,13 @@ def _offset(builder, at, stride, row):
 
 def _load_row(context, builder, array_type, array, at, stride, row):
     kind = context.get_value_type(Vector(array_type.dtype, LANES[array_type.dtype]))
-    pointer = _pointer(
-        context, builder, array_type, array, _offset(builder, at, stride, row), kind
-    )
+    pointer = _pointer(context, builder, array_type, array, _offset(builder, at, stride, row), kind)
     return builder.load(pointer, align=_itemsize(array_type))
 
 
 def _load_scalar(context, builder, array_type, array, at, stride, row):
     kind = context.get_value_type(array_type.dtype)
-    pointer = _pointer(
-        context, builder, array_type, array, _offset(builder, at, stride, row), kind
-    )
+    pointer = _pointer(context, builder, array_type, array, _offset(builder, at, stride, row), kind)
     return _splat(
         builder,
         builder.load(pointer),
@@ -438,8 +432,7 @@ def transpose_tile(typing, source, start, stride, target, target_start, target_s
 
         align = _itemsize(source)
         rows = [
-            builder.load(address(source, *arguments[:3], row), align=align)
-            for row in range(width)
+            builder.load(address(source, *arguments[:3], row), align=align) for row in range(width)
         ]
         for row, values in enumerate(_transposed(builder, rows)):
             builder.store(values, address(target, *arguments[3:], row), align=align)

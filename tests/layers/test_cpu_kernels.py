@@ -1,0 +1,183 @@
+"""The fused CPU kernels against the reference: sizes, chunks, threads, and where they give way."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fwrnn import FastWeightsRNN, FastWeightsState
+from fwrnn.layers.kernels import cpu, fused
+from tests.layers.test_fast_weights import clone, layer, random_state
+
+EXACT = {torch.float64: {"rtol": 1e-9, "atol": 1e-9}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
+
+
+def results(made, x, state=None) -> list[torch.Tensor]:
+    """Outputs, final state, and the gradients of the input, the given state and the weights."""
+    x = x.clone().requires_grad_()
+    given = [part.clone().requires_grad_() for part in state or ()]
+    output, final = made(x, FastWeightsState(*given) if given else None)
+    loss = output.sin().sum() + final.hidden.cos().sum() + final.memory.sin().mean()
+    wanted = [x, *given, *made.parameters()]
+    return [output, *final, *torch.autograd.grad(loss, wanted, allow_unused=True)]
+
+
+def calm(made):
+    """Slow weights small enough for a network without layer normalisation not to explode."""
+    with torch.no_grad():
+        made.weight_hh_l0.mul_(0.5 * made.hidden_size**-0.5)
+        for parameter in () if made.layer_norm else made.parameters():
+            parameter.mul_(0.2)
+    return made
+
+
+def assert_same(found, wanted, **tolerance):
+    for one, other in zip(found, wanted, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one.double(), other.double(), **tolerance)
+
+
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize("inner_steps", [0, 1, 2, 5])
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("boundary", ["sustained", "identity"])
+@pytest.mark.parametrize(("steps", "batch", "units"), [(1, 1, 1), (7, 33, 19), (9, 5, 37)])
+def test_equals_the_reference(dtype, inner_steps, layer_norm, boundary, steps, batch, units):
+    settings = {"inner_steps": inner_steps, "layer_norm": layer_norm, "boundary": boundary}
+    exact = calm(layer(5, units, **settings, fast_lr=0.5 / units, backend="matrix"))
+    made = clone(exact, backend="numba").to(dtype)
+    x = torch.randn(steps, batch, 5)
+    for state in (None, random_state(made, batch)):
+        if state is not None:
+            state = [part.to(dtype) / (4 * units) for part in state]
+        wanted = results(exact, x.double(), state and [part.double() for part in state])
+        assert_same(results(made, x.to(dtype), state), wanted, **EXACT[dtype])
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 10, 64])
+@pytest.mark.parametrize("settings", [
+    {}, {"inner_steps": 2, "nonlinearity": "tanh"}, {"boundary": "identity"},
+    {"inner_start": "previous"}, {"decay": 0.0}, {"inner_steps": 0}, {"layer_norm": False},
+], ids=str)  # fmt: skip
+def test_chunks_change_nothing(monkeypatch, chunk, settings):
+    exact = calm(layer(5, 9, **{"fast_lr": 0.05, **settings}, backend="matrix"))
+    made = clone(exact, backend="numba")
+    monkeypatch.setattr(cpu, "chunk_length", lambda steps, units: chunk)
+    x = torch.randn(11, 3, 5).double()
+    for state in (None, [part / 20 for part in random_state(made, 3)]):
+        assert_same(results(made, x, state), results(exact, x, state), **EXACT[torch.float64])
+
+
+def test_long_sequences_are_cut_and_stay_right():
+    exact = layer(3, 6, backend="matrix")
+    x = torch.randn(130, 2, 3).double()
+    assert cpu.chunk_length(130, 6) < 130
+    made = clone(exact, backend="numba")
+    assert_same(results(made, x), results(exact, x), rtol=1e-6, atol=1e-6)
+
+
+def test_threads_change_nothing():
+    made = layer(5, 20, backend="numba")
+    x = torch.randn(6, 70, 5).double()
+    alone = results(made, x)
+    torch.set_num_threads(3)
+    assert_same(results(made, x), alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(made(x)[0], alone[0], rtol=0, atol=0)
+
+
+def test_python_threads_stand_in_for_openmp(monkeypatch):
+    made = layer(5, 20, backend="numba")
+    x = torch.randn(6, 70, 5).double()
+    alone = results(made, x)
+    torch.set_num_threads(3)
+    monkeypatch.setattr(cpu, "_openmp", lambda: None)
+    assert_same(results(made, x), alone, rtol=0, atol=1e-12)
+
+
+def test_not_a_number_stays_in_its_sequence():
+    made = layer(5, 20, backend="numba")
+    x = torch.randn(6, 40, 5).double()
+    clean = made(x)[0]
+    x[2, 7] = float("nan")
+    output = made(x)[0]
+    assert output[3, 7].isnan().all()
+    others = torch.arange(40) != 7
+    torch.testing.assert_close(output[:, others], clean[:, others], rtol=0, atol=0)
+
+
+def test_auto_is_the_fused_form_on_the_cpu(monkeypatch):
+    made = FastWeightsRNN(5, 7)
+    x = torch.randn(6, 3, 5)
+    used = []
+    forward = cpu.forward
+    monkeypatch.setattr(cpu, "forward", lambda *a: used.append(1) or forward(*a))
+    made(x)
+    assert used
+    used.clear()
+    clone(made, backend="attention")(x)
+    made.to(torch.bfloat16)(x.bfloat16())
+    assert not used
+
+
+def test_without_numba_the_layer_works(monkeypatch):
+    made = FastWeightsRNN(5, 7)
+    x = torch.randn(6, 3, 5)
+    wanted = results(made, x)
+    monkeypatch.setattr(cpu, "find_spec", lambda name: None)
+    cpu._loops.cache_clear()
+    assert not fused.reaches(cpu, x, x[0], made._slow_weights("_l0"))
+    found = results(made, x)
+    cpu._loops.cache_clear()
+    assert_same(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("failure", [OSError("read-only"), RuntimeError("no locator available")])
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, failure):
+    from fwrnn.layers.kernels import cpu_loops
+
+    def build(kind, cache):
+        if cache:
+            raise failure
+        return "compiled"
+
+    monkeypatch.setattr(cpu_loops, "build", build)
+    assert cpu._build(torch.float32) == "compiled"
+
+
+def test_what_does_not_compile_is_said_once_and_done_without(monkeypatch):
+    def build(dtype):
+        raise TypeError("not on this machine")
+
+    monkeypatch.setattr(cpu, "_build", build)
+    cpu._loops.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="not on this machine"):
+            FastWeightsRNN(5, 7)(torch.randn(6, 3, 5))
+        FastWeightsRNN(5, 7)(torch.randn(6, 3, 5))
+    finally:
+        cpu._loops.cache_clear()
+
+
+NARROW = """
+import torch
+from fwrnn import FastWeightsRNN
+from fwrnn.layers.kernels import simd
+assert not simd.WIDE
+made = FastWeightsRNN(5, 21, nonlinearity="relu", backend="numba")
+exact = FastWeightsRNN(5, 21, nonlinearity="relu", backend="attention")
+exact.load_state_dict(made.state_dict())
+x = torch.randn(60, 19, 5)
+for one in (made, exact):
+    one(x)[0].sin().sum().backward()
+for one, other in zip(made.parameters(), exact.parameters()):
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3)
+"""
+
+
+def test_processors_with_narrow_registers(monkeypatch):
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
+    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
