@@ -1,0 +1,235 @@
+"""The recurrence over a whole sequence on a GPU: one launch forward, one launch backward.
+
+The loops themselves are in ``triton_loops``, which is imported at the first launch: Triton comes
+with CUDA builds of PyTorch and is needed by nothing else.
+
+One program runs one sequence. What bounds it is its chain of dependent steps, and a batch of 128
+fills the 132 processors of an H100 once: several sequences in a program would leave most of them
+idle, to share nothing but W (the attention over past states, most of the work, is each sequence's
+own) and without tensor cores, which do not multiply in full float32. Where W and A fit into
+registers, H ≤ 128 in float32, they stay there, and a forward step touches memory for its drive and
+its results alone; above that W comes from the cache at every step, and the memory is attention.
+
+To check on a GPU::
+
+    python -m pytest tests/layers/test_gpu.py
+    compute-sanitizer python -m pytest tests/layers/test_gpu.py
+    fwrnn bench --device cuda
+
+So far the kernels have been run in Triton's interpreter, and compiled for compute capabilities 7.5
+to 9.0, but not yet run on a GPU. Without one the tests use the
+interpreter, which ``TRITON_INTERPRET=1`` turns on.
+"""
+
+import os
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from fwrnn.layers.equations import NORM_EPS, Rule, SlowWeights
+
+MAX_HIDDEN_SIZE = 256
+MAX_STEPS = 1024
+RESIDENT_BYTES = 128 * 128 * 4  # of one H×H matrix; two of them fill half the registers
+TILE_BYTES = 32 * 256 * 4  # of what one load instruction of a program fetches
+DRIVE_DTYPES = {
+    torch.float32: (torch.float32, torch.bfloat16, torch.float16),  # the latter under autocast
+    torch.float64: (torch.float64,),
+}
+
+
+def supports(
+    drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
+) -> bool:
+    """Whether ``forward`` and ``backward`` take these tensors; shapes as in ``forward``.
+
+    They take float32 (with a drive of half precision, too) or float64 on an NVIDIA GPU, H up to
+    256, T up to 1,024, and any ``rule``.
+    """
+    steps, batch, size = drive.shape
+    if not (0 < steps <= MAX_STEPS and 0 < size <= MAX_HIDDEN_SIZE and batch > 0):
+        return False
+    if drive.dtype not in DRIVE_DTYPES.get(hidden.dtype, ()):
+        return False
+    others = [tensor for tensor in (hidden, memory, *slow) if tensor is not None]
+    if any(tensor.device != drive.device or tensor.dtype != hidden.dtype for tensor in others):
+        return False
+    return _runs_on(drive.device)
+
+
+def _runs_on(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return os.environ.get("TRITON_INTERPRET") == "1" and _triton_is_installed()
+    return device.type == "cuda" and _is_new_enough(device) and _triton_is_installed()
+
+
+@lru_cache
+def _is_new_enough(device: torch.device) -> bool:
+    """Turing or later, and not a GPU of another maker, on which nothing was tried."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (7, 5)
+
+
+@lru_cache
+def _triton_is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def forward(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+    save: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Every state of whole sequences, without autograd.
+
+    Args:
+        drive: C x(t) + biases for every step, (T, B, H).
+        hidden: the state before the first step, (B, H); its dtype is that of the computation.
+        memory: the fast memory before the first step, (B, H, H), or None for zero.
+        slow: the learned weights used within a step.
+        rule: the constants.
+        save: whether ``backward`` will follow.
+
+    Returns:
+        The states h(1) … h(T), (T, B, H) in the dtype of ``hidden``, and what ``backward`` wants
+        of the forward pass: about 2·S·T·B·H numbers, nothing without ``save``.
+    """
+    from fwrnn.layers.kernels import triton_loops
+
+    steps, batch, size = drive.shape
+    plan = _plan(size, hidden.dtype)
+    constants = _constants(memory, slow, rule)
+    # A given memory that is streamed multiplies queries that are read back, so they are stored.
+    keep = save or (memory is not None and not plan["RESIDENT"])
+    reads = steps * rule.inner_steps if keep else 0
+    normed_reads = reads if constants["LAYER_NORM"] else 0
+    states = hidden.new_empty(steps, batch, size)
+    kept = (
+        hidden.new_empty(reads, batch, size),
+        hidden.new_empty(normed_reads, batch, size),
+        hidden.new_empty(normed_reads, batch),
+    )
+    with torch.cuda.device_of(drive):
+        triton_loops.forward_loop[(batch,)](
+            drive.contiguous(),
+            hidden.contiguous(),
+            *_given(memory, slow),
+            *_tables(rule, hidden.dtype, hidden.device),
+            states,
+            *kept,
+            steps,
+            batch,
+            EPS=NORM_EPS,
+            SAVE=keep,
+            **constants,
+            **plan,
+        )
+    return states, kept if save else ()
+
+
+def backward(
+    saved: tuple[Tensor, ...],
+    states: Tensor,
+    grad_states: Tensor,
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of ``forward``, from those of its states.
+
+    Args:
+        saved, states: what ``forward`` returned with ``save``.
+        grad_states: the gradient of the states, (T, B, H).
+        drive, hidden, memory, slow, rule: what ``forward`` was given.
+
+    Returns:
+        The gradients of drive (T, B, H), hidden (B, H), memory (B, H, H), norm weight (H) and
+        norm bias (H), all in the dtype of ``hidden``; None for what there was none of. That of
+        drive is also the gradient of W h(t), so with the states before each step it gives the
+        gradient of W as one matrix product.
+    """
+    from fwrnn.layers.kernels import triton_loops
+
+    queries, batch = saved[0], len(hidden)
+    constants = _constants(memory, slow, rule)
+    grad_drive, grad_hidden = states.new_empty(states.shape), states.new_empty(hidden.shape)
+    grad_reads = torch.empty_like(queries)
+    # One row per sequence, summed afterwards: atomic additions would vary in their order.
+    norm_rows = batch if constants["LAYER_NORM"] else 0
+    grad_norms = [states.new_empty(norm_rows, hidden.shape[1]) for _ in range(2)]
+    with torch.cuda.device_of(states):
+        triton_loops.backward_loop[(batch,)](
+            grad_states.contiguous(),
+            states.contiguous(),
+            *saved,
+            *_given(memory, slow)[:3],
+            *_tables(rule, states.dtype, states.device),
+            grad_drive,
+            grad_hidden,
+            grad_reads,
+            *grad_norms,
+            len(states),
+            batch,
+            **constants,
+            **_plan(hidden.shape[1], hidden.dtype),
+        )
+    grad_memory = None if memory is None else _grad_memory(grad_reads, queries, rule)
+    grad_norm = [rows.sum(0) if len(rows) else None for rows in grad_norms]
+    return grad_drive, grad_hidden, grad_memory, *grad_norm
+
+
+def _grad_memory(grad_reads: Tensor, queries: Tensor, rule: Rule) -> Tensor:
+    """Σ λ^t dz qᵀ over all reads (T·S, B, H), in one product per sequence: (B, H, H)."""
+    powers, _ = _tables(rule, queries.dtype, queries.device)
+    powers = powers.repeat_interleave(rule.inner_steps)[: len(queries)]
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.einsum("rbi,rbj->bij", grad_reads * powers.view(-1, 1, 1), queries)
+
+
+def _given(memory: Tensor | None, slow: SlowWeights) -> tuple[Tensor, ...]:
+    """Memory, W, gain and bias as kernels take them; what is missing is W, and never loaded."""
+    tensors = (memory, *slow)
+    return tuple(slow.weight_hh if tensor is None else tensor.contiguous() for tensor in tensors)
+
+
+def _constants(memory: Tensor | None, slow: SlowWeights, rule: Rule) -> dict:
+    """What kernels are compiled for; T and B are not, so that a new one compiles nothing."""
+    return {
+        "H": len(slow.weight_hh),
+        "S": int(rule.inner_steps),
+        "RELU": rule.nonlinearity == "relu",
+        "LAYER_NORM": slow.norm_weight is not None and rule.inner_steps > 0,
+        "IDENTITY": rule.boundary == "identity",
+        "PREVIOUS": rule.inner_start == "previous",
+        "GIVEN_MEMORY": memory is not None,
+    }
+
+
+def _plan(size: int, dtype: torch.dtype) -> dict:
+    """How a program of H units is laid out: see ``triton_loops`` for the names."""
+    block = max(16, 1 << (size - 1).bit_length())
+    return {
+        "RESIDENT": block * block * dtype.itemsize <= RESIDENT_BYTES,
+        "BLOCK_H": block,
+        "TILE": min(32, TILE_BYTES // (block * dtype.itemsize)),
+        "num_warps": min(8, block * dtype.itemsize // 64),
+        "num_stages": 1,  # no loop is pipelined: loads stay behind the stores they depend on
+        "enable_fp_fusion": True,  # a product and its addition in one instruction
+    }
+
+
+@lru_cache(maxsize=64)
+def _tables(rule: Rule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """λ^age and η λ^age for ages from 0 to ``MAX_STEPS``, computed in float64 on the host.
+
+    Tables because Triton takes Python floats as float32, which is too coarse for float64.
+    """
+    ages = torch.arange(MAX_STEPS + 1, dtype=torch.float64, device="cpu")
+    powers = float(rule.decay) ** ages
+    return powers.to(device, dtype), (float(rule.fast_lr) * powers).to(device, dtype)

@@ -1,0 +1,292 @@
+"""The loops over time behind ``gpu``, in Triton: one program runs one sequence from end to end.
+
+Imported by ``gpu`` when it launches for the first time, and by nothing else.
+
+Names: T steps, B sequences, H units, S inner steps. A *read* is one inner step of one step; read
+t·S + s is inner step s of step t (both from 0), has query h_s, and adds z = A h_s to what is
+normalised. Rows of (T, B, H) and (T·S, B, H) tensors are numbered step·B + sequence in int64.
+
+The fast memory has one of two forms here, by ``RESIDENT``:
+
+- True: W, A and the gradient of A are H×H matrices in registers for the whole sequence.
+- False: W is streamed from the cache at each step, and A is attention over the rows of states that
+  this program has stored before; in the backward pass so is the gradient of A, over the (query,
+  gradient of z) pairs of later reads. A barrier parts every such store from its first load.
+
+A pipelined loop would load rows ahead of the stores that make them. So no loop here asks for
+stages, and none has a ``tl.dot``, for whose sake Triton pipelines by itself: products are sums of
+element-wise products, in full float32 or float64.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _activate(x, RELU: tl.constexpr):
+    if RELU:
+        return tl.where(x <= 0, 0.0, x)  # unlike tl.maximum it keeps NaN
+    # 1 - exp(-2|x|) cancels near 0, so an odd polynomial takes over where it is exact enough.
+    NEAR: tl.constexpr = 0.03 if x.dtype == tl.float64 else 0.25
+    size = tl.abs(x)
+    fading = tl.exp(-2.0 * size)
+    far = (1.0 - fading) / (1.0 + fading)
+    square = x * x
+    series = square * (-17.0 / 315.0 + square * (62.0 / 2835.0))
+    near = size * (1.0 + square * (-1.0 / 3.0 + square * (2.0 / 15.0 + series)))
+    magnitude = tl.where(size < NEAR, near, far)
+    return tl.where(x < 0, -magnitude, magnitude)
+
+
+@triton.jit
+def _through_activation(grad, output, RELU: tl.constexpr):
+    """The gradient before f, from the one after it and f's output."""
+    if RELU:
+        return tl.where(output <= 0, 0.0, grad)
+    return grad * (1.0 - output * output)
+
+
+@triton.jit
+def _load_row(pointer, row, units, H: tl.constexpr):
+    return tl.load(pointer + row * H + units, mask=units < H, other=0.0)
+
+
+@triton.jit
+def _load_tile(pointer, rows, units, wanted, H: tl.constexpr):
+    """Rows ``rows`` of a (…, H) tensor, 0 where ``wanted`` is false and beyond H."""
+    places = rows[:, None] * H + units[None, :]
+    return tl.load(pointer + places, mask=wanted[:, None] & (units < H)[None, :], other=0.0)
+
+
+@triton.jit
+def _times(matrix_ptr, vector_ptr, H: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr):
+    """M v for an (H, H) matrix and a vector in memory, TILE columns at a time."""
+    units = tl.arange(0, BLOCK_H)
+    products = tl.zeros((BLOCK_H, TILE), vector_ptr.dtype.element_ty)
+    for start in range(0, H, TILE):
+        columns = start + tl.arange(0, TILE)
+        vector = tl.load(vector_ptr + columns, mask=columns < H, other=0.0)
+        places = units[:, None] * H + columns[None, :]
+        inside = (units < H)[:, None] & (columns < H)[None, :]
+        products += tl.load(matrix_ptr + places, mask=inside, other=0.0) * vector[None, :]
+    return tl.sum(products, 1)
+
+
+@triton.jit
+def _times_transposed(
+    matrix_ptr, vector_ptr, H: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr
+):
+    """Mᵀ v, TILE rows of M at a time."""
+    units = tl.arange(0, BLOCK_H)
+    products = tl.zeros((TILE, BLOCK_H), vector_ptr.dtype.element_ty)
+    for start in range(0, H, TILE):
+        rows = start + tl.arange(0, TILE)
+        vector = tl.load(vector_ptr + rows, mask=rows < H, other=0.0)
+        products += _load_tile(matrix_ptr, rows, units, rows < H, H) * vector[:, None]
+    return tl.sum(products, 0)
+
+
+@triton.jit
+def _attend_past(
+    vector, states_ptr, strengths_ptr, step, batch, sequence,
+    H: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Σ_τ η λ^(step-1-τ) h(τ) [h(τ)·vector] over the states of steps τ < ``step``; symmetric."""
+    units = tl.arange(0, BLOCK_H)
+    found = tl.zeros((TILE, BLOCK_H), vector.dtype)
+    for start in range(0, step, TILE):
+        past = start + tl.arange(0, TILE)
+        written = past < step
+        states = _load_tile(states_ptr, past * batch + sequence, units, written, H)
+        strengths = tl.load(strengths_ptr + step - 1 - past, mask=written, other=0.0)
+        scores = tl.sum(states * vector[None, :], 1) * strengths
+        found += states * scores[:, None]
+    return tl.sum(found, 0)
+
+
+@triton.jit
+def _attend_later(
+    state, queries_ptr, grad_reads_ptr, strengths_ptr, step, steps, batch, sequence,
+    H: tl.constexpr, S: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The gradient of h(step) by way of A, from every later read of it.
+
+    Σ η λ^(t-1-step) ([h·q] dz + [h·dz] q) over reads of steps t > ``step``.
+    """
+    units = tl.arange(0, BLOCK_H)
+    total = tl.zeros((TILE, BLOCK_H), state.dtype)
+    for start in range((step + 1) * S, steps * S, TILE):
+        later = start + tl.arange(0, TILE)
+        exists = later < steps * S
+        rows = later * batch + sequence
+        queries = _load_tile(queries_ptr, rows, units, exists, H)
+        grads = _load_tile(grad_reads_ptr, rows, units, exists, H)
+        strengths = tl.load(strengths_ptr + later // S - 1 - step, mask=exists, other=0.0)
+        total += grads * (tl.sum(queries * state[None, :], 1) * strengths)[:, None]
+        total += queries * (tl.sum(grads * state[None, :], 1) * strengths)[:, None]
+    return tl.sum(total, 0)
+
+
+@triton.jit(do_not_specialize=["steps", "batch"])
+def forward_loop(
+    drive_ptr, hidden_ptr, memory_ptr, weight_ptr, gain_ptr, bias_ptr, powers_ptr, strengths_ptr,
+    states_ptr, queries_ptr, normed_ptr, scales_ptr, steps, batch,
+    H: tl.constexpr, S: tl.constexpr, EPS: tl.constexpr, RELU: tl.constexpr,
+    LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
+    GIVEN_MEMORY: tl.constexpr, SAVE: tl.constexpr,
+    RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Stores the states (T, B, H) and, with ``SAVE``, what ``backward_loop`` reads of each read.
+
+    That is the query and the normalised sum before gain and bias, both (T·S, B, H), and the
+    factor 1/σ of the normalisation (T·S, B).
+    """
+    dtype = states_ptr.dtype.element_ty
+    units = tl.arange(0, BLOCK_H)
+    sequence = tl.program_id(0).to(tl.int64)
+    batch = batch.to(tl.int64)
+    if GIVEN_MEMORY:
+        memory_ptr += sequence * H * H
+    previous_ptr = hidden_ptr + sequence * H
+    hidden = tl.load(previous_ptr + units, mask=units < H, other=0.0)
+    if LAYER_NORM:
+        gain = _load_row(gain_ptr, 0, units, H)
+        bias = _load_row(bias_ptr, 0, units, H)
+    if RESIDENT:
+        weight = _load_tile(weight_ptr, units, units, units < H, H)
+        memory = tl.zeros((BLOCK_H, BLOCK_H), dtype)
+        if GIVEN_MEMORY:
+            memory = _load_tile(memory_ptr, units, units, units < H, H)
+        decay = tl.load(powers_ptr + 1)
+        fast_lr = tl.load(strengths_ptr)
+    for t in range(steps):
+        row = t * batch + sequence
+        bracket = _load_row(drive_ptr, row, units, H).to(dtype)
+        if RESIDENT:
+            bracket += tl.sum(weight * hidden[None, :], 1)
+        else:
+            bracket += _times(weight_ptr, previous_ptr, H, BLOCK_H, TILE)
+        state = hidden
+        if not PREVIOUS:
+            state = _activate(bracket, RELU)
+        for s in range(S):
+            read = (t * S + s) * batch + sequence
+            if SAVE:
+                tl.store(queries_ptr + read * H + units, state, mask=units < H)
+            if RESIDENT:
+                total = tl.sum(memory * state[None, :], 1)
+            else:
+                total = _attend_past(
+                    state, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
+                )
+                if GIVEN_MEMORY:  # queries are always stored then
+                    tl.debug_barrier()
+                    given = _times(memory_ptr, queries_ptr + read * H, H, BLOCK_H, TILE)
+                    total += tl.load(powers_ptr + t) * given
+            total += state if IDENTITY else bracket
+            if LAYER_NORM:
+                centred = tl.where(units < H, total - tl.sum(total, 0) / H, 0.0)
+                scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / H + EPS)
+                normed = centred * scale
+                if SAVE:
+                    tl.store(normed_ptr + read * H + units, normed, mask=units < H)
+                    tl.store(scales_ptr + read, scale)
+                total = normed * gain + bias
+            state = _activate(total, RELU)
+        hidden = state
+        tl.store(states_ptr + row * H + units, hidden, mask=units < H)
+        if RESIDENT:
+            memory = decay * memory + fast_lr * hidden[:, None] * hidden[None, :]
+        else:
+            previous_ptr = states_ptr + row * H
+            tl.debug_barrier()  # h(t) is loaded by other threads than those that stored it
+
+
+@triton.jit(do_not_specialize=["steps", "batch"])
+def backward_loop(
+    grad_states_ptr, states_ptr, queries_ptr, normed_ptr, scales_ptr,
+    memory_ptr, weight_ptr, gain_ptr, powers_ptr, strengths_ptr,
+    grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr, grad_gains_ptr, grad_biases_ptr, steps, batch,
+    H: tl.constexpr, S: tl.constexpr, RELU: tl.constexpr,
+    LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
+    GIVEN_MEMORY: tl.constexpr,
+    RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Stores the gradients of drive (T, B, H), first state (B, H) and every z (T·S, B, H).
+
+    Those of the gain and bias of layer normalisation are one row per sequence, (B, H), to be
+    summed by the caller, so that the order of the sum never changes.
+    """
+    dtype = states_ptr.dtype.element_ty
+    units = tl.arange(0, BLOCK_H)
+    sequence = tl.program_id(0).to(tl.int64)
+    batch = batch.to(tl.int64)
+    if GIVEN_MEMORY:
+        memory_ptr += sequence * H * H
+    carried = tl.zeros((BLOCK_H,), dtype)  # what h(t) receives by way of step t + 1
+    if LAYER_NORM:
+        gain = _load_row(gain_ptr, 0, units, H)
+        grad_gain = tl.zeros((BLOCK_H,), dtype)
+        grad_bias = tl.zeros((BLOCK_H,), dtype)
+    if RESIDENT:
+        weight = _load_tile(weight_ptr, units, units, units < H, H)
+        grad_memory = tl.zeros((BLOCK_H, BLOCK_H), dtype)  # of A after the write of step t
+        decay = tl.load(powers_ptr + 1)
+        fast_lr = tl.load(strengths_ptr)
+    for age in range(steps):
+        t = steps - 1 - age
+        row = t * batch + sequence
+        output = _load_row(states_ptr, row, units, H)
+        grad = carried + _load_row(grad_states_ptr, row, units, H)
+        if RESIDENT:
+            grad += fast_lr * tl.sum(grad_memory * output[None, :], 1)
+            grad += fast_lr * tl.sum(grad_memory * output[:, None], 0)
+            grad_memory *= decay
+        else:
+            grad += _attend_later(
+                output, queries_ptr, grad_reads_ptr, strengths_ptr, t, steps, batch, sequence,
+                H, S, BLOCK_H, TILE,
+            )  # fmt: skip
+        grad_bracket = tl.zeros((BLOCK_H,), dtype)
+        for done in range(S):
+            # Here ``output`` is h_s+1, ``grad`` its gradient, and ``query`` is h_s.
+            read = (t * S + S - 1 - done) * batch + sequence
+            query = _load_row(queries_ptr, read, units, H)
+            grad = _through_activation(grad, output, RELU)
+            if LAYER_NORM:
+                normed = _load_row(normed_ptr, read, units, H)
+                grad_gain += grad * normed
+                grad_bias += grad
+                grad *= gain
+                grad -= (tl.sum(grad, 0) + normed * tl.sum(grad * normed, 0)) / H
+                grad = tl.where(units < H, grad * tl.load(scales_ptr + read), 0.0)
+            tl.store(grad_reads_ptr + read * H + units, grad, mask=units < H)
+            grad_query = _attend_past(
+                grad, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
+            )
+            if GIVEN_MEMORY:
+                tl.debug_barrier()
+                given = _times_transposed(memory_ptr, grad_reads_ptr + read * H, H, BLOCK_H, TILE)
+                grad_query += tl.load(powers_ptr + t) * given
+            if RESIDENT:
+                grad_memory += grad[:, None] * query[None, :]
+            if IDENTITY:
+                grad_query += grad
+            else:
+                grad_bracket += grad
+            grad = grad_query
+            output = query
+        if not PREVIOUS:
+            grad_bracket += _through_activation(grad, output, RELU)
+        tl.store(grad_drive_ptr + row * H + units, grad_bracket, mask=units < H)
+        if RESIDENT:
+            carried = tl.sum(weight * grad_bracket[:, None], 0)
+        else:
+            tl.debug_barrier()  # this step's gradients are loaded by other threads from here on
+            carried = _times_transposed(weight_ptr, grad_drive_ptr + row * H, H, BLOCK_H, TILE)
+        if PREVIOUS:
+            carried += grad
+    tl.store(grad_hidden_ptr + sequence * H + units, carried, mask=units < H)
+    if LAYER_NORM:
+        tl.store(grad_gains_ptr + sequence * H + units, grad_gain, mask=units < H)
+        tl.store(grad_biases_ptr + sequence * H + units, grad_bias, mask=units < H)
