@@ -127,7 +127,7 @@ def test_without_numba_the_layer_works(monkeypatch):
     wanted = results(made, x)
     monkeypatch.setattr(cpu, "find_spec", lambda name: None)
     cpu._loops.cache_clear()
-    assert not fused.reaches(cpu, x, x[0], made._slow_weights("_l0"))
+    assert not fused.reaches(cpu, x, x[0], None, made._slow_weights("_l0"), made._rule())
     found = results(made, x)
     cpu._loops.cache_clear()
     assert_same(found, wanted, rtol=1e-4, atol=1e-5)

@@ -88,12 +88,12 @@ def reference(arguments, grad_states: Tensor) -> list[Tensor | None]:
 def fused(arguments, grad_states: Tensor) -> list[Tensor | None]:
     """The same from the kernels, with the gradient of W as their callers compute it."""
     assert gpu.supports(*arguments)
-    states, saved = gpu.forward(*arguments, save=True)
-    assert states.dtype == arguments[1].dtype
-    grad_drive, *grads, gain, bias = gpu.backward(saved, states, grad_states, *arguments)
-    previous = torch.cat([arguments[1].unsqueeze(0), states[:-1]])
-    grad_weight = torch.einsum("tbi,tbj->ij", grad_drive, previous)
-    return [states, grad_drive, *grads, grad_weight, gain, bias]
+    drive, hidden, *others = arguments
+    trail, saved = gpu.forward(*arguments, save=True)
+    assert trail.dtype == hidden.dtype
+    grad_drive, *grads, gain, bias = gpu.backward(saved, trail, grad_states, drive, *others)
+    grad_weight = torch.einsum("tbi,tbj->ij", grad_drive, trail[:-1])
+    return [trail[1:], grad_drive, *grads, grad_weight, gain, bias]
 
 
 NAMES = "states", "drive", "hidden", "memory", "weight_hh", "norm_weight", "norm_bias"
@@ -170,18 +170,18 @@ def test_long_sequences_twice_the_same(device, steps, batch, size, given):
 
 def test_nothing_is_saved_unless_backward_follows(device, form):
     arguments = problem(device=device)
-    states, saved = gpu.forward(*arguments, save=False)
+    trail, saved = gpu.forward(*arguments, save=False)
     assert saved == ()
-    assert torch.equal(states, gpu.forward(*arguments, save=True)[0])
+    assert torch.equal(trail, gpu.forward(*arguments, save=True)[0])
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_drive_is_computed_in_float32(device, half):
     drive, *rest = problem(steps=2, dtype=torch.float32, device=device)
     assert gpu.supports(drive.to(half), *rest)
-    states, _ = gpu.forward(drive.to(half), *rest, save=False)
-    assert states.dtype == torch.float32
-    assert torch.equal(states, gpu.forward(drive.to(half).float(), *rest, save=False)[0])
+    trail, _ = gpu.forward(drive.to(half), *rest, save=False)
+    assert trail.dtype == torch.float32
+    assert torch.equal(trail, gpu.forward(drive.to(half).float(), *rest, save=False)[0])
 
 
 def test_any_strides_are_taken(device):
@@ -205,11 +205,11 @@ def test_activations_over_their_whole_range(device, dtype, nonlinearity):
     slow = SlowWeights(torch.zeros(25, 25, dtype=dtype, device=device), None, None)
     hidden = torch.zeros(1, 25, dtype=dtype, device=device)
     rule = Rule(nonlinearity=nonlinearity, inner_steps=0)
-    states, _ = gpu.forward(numbers.to(device).view(1, 1, 25), hidden, None, slow, rule, False)
+    trail, _ = gpu.forward(numbers.to(device).view(1, 1, 25), hidden, None, slow, rule, False)
     wanted = getattr(torch, nonlinearity)(numbers)
     few_ulps = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(
-        states.cpu().flatten(), wanted, rtol=few_ulps, atol=0, equal_nan=True
+        trail[1].cpu().flatten(), wanted, rtol=few_ulps, atol=0, equal_nan=True
     )
 
 

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import cpu, eager, fused
+from fwrnn.layers.kernels import cpu, eager, fused, gpu
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
-BACKENDS: dict[str, Callable] = {**EAGER, "numba": fused.form(cpu)}
+FUSED = {"numba": cpu, "triton": gpu}
+BACKENDS: dict[str, Callable] = {
+    **EAGER,
+    **{name: fused.form(implementation) for name, implementation in FUSED.items()},
+}
 
 
 def check(backend: str) -> None:
@@ -25,15 +29,18 @@ def check(backend: str) -> None:
         )
 
 
-def choose(drive: Tensor, hidden: Tensor, slow: SlowWeights) -> str:
-    """The fastest form for these tensors: a fused one where there is one.
+def choose(
+    drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
+) -> str:
+    """The fastest form for these tensors: a fused one where one reaches.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
     (100, 50).
     """
-    if fused.reaches(cpu, drive, hidden, slow):
-        return "numba"
+    for name, implementation in FUSED.items():
+        if fused.reaches(implementation, drive, hidden, memory, slow, rule):
+            return name
     return "attention" if len(drive) <= 2 * drive.shape[-1] else "matrix"
 
 
@@ -69,5 +76,5 @@ def recurrence(
         return disabled(drive, hidden, memory, slow, rule, lengths, backend)
     check(backend)
     if backend == "auto":
-        backend = choose(drive, hidden, slow)
+        backend = choose(drive, hidden, memory, slow, rule)
     return BACKENDS[backend](drive, hidden, memory, slow, rule, lengths)

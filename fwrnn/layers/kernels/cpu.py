@@ -23,13 +23,17 @@ from fwrnn.layers.equations import Rule, SlowWeights
 DTYPES = (torch.float32, torch.float64)
 
 
-def supports(drive: Tensor, hidden: Tensor, slow: SlowWeights) -> bool:
-    """Whether ``forward`` can run here, on these tensors."""
+def supports(
+    drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
+) -> bool:
+    """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64."""
+    others = [tensor for tensor in (memory, *slow) if tensor is not None]
     return (
         drive.device.type == "cpu"
-        and hidden.dtype in DTYPES
-        and slow.weight_hh.dtype == hidden.dtype
+        and drive.is_floating_point()
         and drive.numel() > 0
+        and hidden.dtype in DTYPES
+        and all(tensor.dtype == hidden.dtype for tensor in others)
         and _loops(hidden.dtype) is not None
     )
 
@@ -46,7 +50,8 @@ def forward(
 
     Arguments are those of ``fwrnn.layers.kernels.recurrence``; nothing here is differentiated.
     """
-    call = _Call(drive, memory, slow, rule, backward=False)
+    drive = drive.to(hidden.dtype)
+    call = _Call(drive.shape, hidden.dtype, memory, slow, rule, backward=False)
     steps, batch, units = drive.shape
     trail = drive.new_empty(steps + 1, batch, units)
     trail[0] = hidden
@@ -79,16 +84,16 @@ def backward(
 
     That of ``weight_hh`` follows from the first and ``trail`` in one matrix product.
     """
-    call = _Call(drive, memory, slow, rule, backward=True)
+    call = _Call(drive.shape, trail.dtype, memory, slow, rule, backward=True)
     grads = {
-        "grad_drive": torch.empty_like(drive),
+        "grad_drive": torch.empty_like(trail[1:]),
         "grad_hidden": torch.empty_like(trail[0]),
         "grad_memory": None if memory is None else torch.empty_like(memory),
         "grad_gain": None,
         "grad_shift": None,
     }
     if slow.norm_weight is not None:
-        parts = drive.new_empty(2, call.blocks, drive.shape[-1])
+        parts = trail.new_empty(2, call.blocks, trail.shape[-1])
         grads["grad_gain"], grads["grad_shift"] = parts
     brackets, normed, scales, borders = saved
     call.run(
@@ -114,24 +119,19 @@ def chunk_length(steps: int, units: int) -> int:
 class _Call:
     """One call of a loop: its sizes, its scratch memory and its team of threads."""
 
-    def __init__(self, drive, memory, slow: SlowWeights, rule: Rule, backward: bool):
+    def __init__(self, shape, dtype, memory, slow: SlowWeights, rule: Rule, backward: bool):
         from fwrnn.layers.kernels import cpu_loops, simd
 
-        steps, batch, units = drive.shape
-        self.dtype = drive.dtype
-        self.lanes = simd.VECTOR_BYTES // drive.dtype.itemsize
+        steps, batch, units = shape
+        self.dtype = dtype
+        self.lanes = simd.VECTOR_BYTES // dtype.itemsize
         self.blocks = -(-batch // self.lanes)
         self.threads = min(torch.get_num_threads(), self.blocks)
         self.chunk = chunk_length(steps, units)
-        rows = cpu_loops.work_rows(
-            units,
-            self.chunk,
-            rule.inner_steps,
-            memory is not None or steps > self.chunk,
-            backward,
-        )
-        size = rows * units * self.lanes
-        powers, strengths = _tables(rule.decay, rule.fast_lr, self.chunk, drive.dtype)
+        matrix = memory is not None or steps > self.chunk
+        rows = cpu_loops.work_rows(units, self.chunk, rule.inner_steps, matrix, backward)
+        work_size = rows * units * self.lanes
+        powers, strengths = _tables(rule.decay, rule.fast_lr, self.chunk, dtype)
         self.fields = {
             "version": cpu_loops.VERSION,
             "counters": torch.zeros(2, dtype=torch.int64),
@@ -141,7 +141,7 @@ class _Call:
             "units": units,
             "inner_steps": rule.inner_steps,
             "chunk": self.chunk,
-            "work_size": size,
+            "work_size": work_size,
             "tanh": rule.nonlinearity == "tanh",
             "layer_norm": slow.norm_weight is not None,
             "identity": rule.boundary == "identity",
@@ -151,15 +151,18 @@ class _Call:
             "shift": slow.norm_bias,
             "powers": powers,
             "strengths": strengths,
-            "work": drive.new_empty(self.threads * size),
+            "work": torch.empty(self.threads * work_size, dtype=dtype),
         }
 
     def run(self, which: int, **fields) -> None:
-        from fwrnn.layers.kernels import cpu_loops
+        """Run loop 0 (forward) or 1 (backward) with these fields beside those known before."""
+        from fwrnn.layers.kernels.cpu_loops import CALL
 
         fields = self.fields | fields
-        values = [_number(fields.get(name)) for name in cpu_loops.CALL.names]
-        call = np.array(values, dtype=np.int64)
+        for name, value in fields.items():
+            if isinstance(value, Tensor):
+                fields[name] = value.contiguous()  # held here while the loop reads it
+        call = np.array([_number(fields.get(name)) for name in CALL.names], dtype=np.int64)
         _run_team(_loops(self.dtype)[which], call.ctypes.data, self.threads)
 
 
@@ -190,7 +193,7 @@ def _loops(dtype: torch.dtype):
         return _build(dtype)
     except Exception as error:
         warnings.warn(
-            f"the fused CPU kernels did not compile here, so PyTorch's operations are used: {error}",
+            f"the fused CPU kernels did not compile here, so slower ones are used: {error}",
             stacklevel=2,
         )
         return None

@@ -1,4 +1,4 @@
-"""The fused kernels as differentiable functions, with the attention form where they do not reach."""
+"""The fused kernels, differentiable, with the attention form where they do not reach."""
 
 import torch
 from torch import Tensor
@@ -8,26 +8,24 @@ from fwrnn.layers.equations import Rule, SlowWeights
 from fwrnn.layers.kernels import eager
 
 
-def reaches(implementation, drive: Tensor, hidden: Tensor, slow: SlowWeights) -> bool:
-    """Whether ``implementation`` can stand in for the attention form here."""
+def reaches(implementation, *arguments) -> bool:
+    """Whether ``implementation`` takes these: drive, hidden, memory, slow weights and rule."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False  # vmap and forward-mode derivatives look inside every operation
-    if torch.jit.is_tracing() or type(drive) is not Tensor:
+    if torch.jit.is_tracing() or type(arguments[0]) is not Tensor:
         return False  # so do tracers, which pass stand-ins for tensors
-    return implementation.supports(drive, hidden, slow)
+    return implementation.supports(*arguments)
 
 
 def form(implementation):
     """``implementation`` as an entry of ``fwrnn.layers.kernels.BACKENDS``."""
 
     def recurrence(drive, hidden, memory, slow, rule, lengths):
-        if not reaches(implementation, drive, hidden, slow):
+        if not reaches(implementation, drive, hidden, memory, slow, rule):
             return eager.attention(drive, hidden, memory, slow, rule, lengths)
         if not rule.inner_steps:
             slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised
-        dtype = hidden.dtype
-        inputs = [drive.to(dtype).contiguous(), hidden, memory, *slow]
-        inputs[2:] = [None if x is None else x.to(dtype).contiguous() for x in inputs[2:]]
+        inputs = drive, hidden, memory, *slow
         save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
         states, trail = FusedRecurrence.apply(implementation, rule, save, *inputs)
         hidden = trail[-1] if lengths is None else eager.last_states(trail[1:], lengths)
@@ -70,7 +68,7 @@ class FusedRecurrence(torch.autograd.Function):
             slow = SlowWeights(*weights)
             drive_grad, hidden_grad, memory_grad, gain_grad, shift_grad = (
                 ctx.implementation.backward(
-                    saved, trail, grad_states.contiguous(), drive, memory, slow, ctx.rule
+                    saved, trail, grad_states, drive, memory, slow, ctx.rule
                 )
             )
             units = drive.shape[-1]

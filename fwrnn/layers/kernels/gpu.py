@@ -17,8 +17,8 @@ To check on a GPU::
     fwrnn bench --device cuda
 
 So far the kernels have been run in Triton's interpreter, and compiled for compute capabilities 7.5
-to 9.0, but not yet run on a GPU. Without one the tests use the
-interpreter, which ``TRITON_INTERPRET=1`` turns on.
+to 9.0, but not yet run on a GPU. Without one the tests use the interpreter, which
+``TRITON_INTERPRET=1`` turns on.
 """
 
 import os
@@ -95,8 +95,8 @@ def forward(
         save: whether ``backward`` will follow.
 
     Returns:
-        The states h(1) … h(T), (T, B, H) in the dtype of ``hidden``, and what ``backward`` wants
-        of the forward pass: about 2·S·T·B·H numbers, nothing without ``save``.
+        h(0) … h(T), (T + 1, B, H) in the dtype of ``hidden``, and what ``backward`` wants of the
+        forward pass: about 2·S·T·B·H numbers, nothing without ``save``.
     """
     from fwrnn.layers.kernels import triton_loops
 
@@ -107,7 +107,8 @@ def forward(
     keep = save or (memory is not None and not plan["RESIDENT"])
     reads = steps * rule.inner_steps if keep else 0
     normed_reads = reads if constants["LAYER_NORM"] else 0
-    states = hidden.new_empty(steps, batch, size)
+    trail = hidden.new_empty(steps + 1, batch, size)
+    trail[0] = hidden
     kept = (
         hidden.new_empty(reads, batch, size),
         hidden.new_empty(normed_reads, batch, size),
@@ -116,10 +117,10 @@ def forward(
     with torch.cuda.device_of(drive):
         triton_loops.forward_loop[(batch,)](
             drive.contiguous(),
-            hidden.contiguous(),
+            trail[0],
             *_given(memory, slow),
             *_tables(rule, hidden.dtype, hidden.device),
-            states,
+            trail[1:],
             *kept,
             steps,
             batch,
@@ -128,15 +129,14 @@ def forward(
             **constants,
             **plan,
         )
-    return states, kept if save else ()
+    return trail, kept if save else ()
 
 
 def backward(
     saved: tuple[Tensor, ...],
-    states: Tensor,
+    trail: Tensor,
     grad_states: Tensor,
     drive: Tensor,
-    hidden: Tensor,
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
@@ -144,29 +144,30 @@ def backward(
     """The gradients of ``forward``, from those of its states.
 
     Args:
-        saved, states: what ``forward`` returned with ``save``.
-        grad_states: the gradient of the states, (T, B, H).
-        drive, hidden, memory, slow, rule: what ``forward`` was given.
+        saved, trail: what ``forward`` returned with ``save``.
+        grad_states: the gradient of h(1) … h(T), (T, B, H).
+        drive, memory, slow, rule: what ``forward`` was given.
 
     Returns:
         The gradients of drive (T, B, H), hidden (B, H), memory (B, H, H), norm weight (H) and
-        norm bias (H), all in the dtype of ``hidden``; None for what there was none of. That of
+        norm bias (H), all in the dtype of ``trail``; None for what there was none of. That of
         drive is also the gradient of W h(t), so with the states before each step it gives the
         gradient of W as one matrix product.
     """
     from fwrnn.layers.kernels import triton_loops
 
-    queries, batch = saved[0], len(hidden)
+    queries, states = saved[0], trail[1:]
+    _, batch, size = states.shape
     constants = _constants(memory, slow, rule)
-    grad_drive, grad_hidden = states.new_empty(states.shape), states.new_empty(hidden.shape)
+    grad_drive, grad_hidden = torch.empty_like(states), torch.empty_like(trail[0])
     grad_reads = torch.empty_like(queries)
     # One row per sequence, summed afterwards: atomic additions would vary in their order.
     norm_rows = batch if constants["LAYER_NORM"] else 0
-    grad_norms = [states.new_empty(norm_rows, hidden.shape[1]) for _ in range(2)]
+    grad_norms = [states.new_empty(norm_rows, size) for _ in range(2)]
     with torch.cuda.device_of(states):
         triton_loops.backward_loop[(batch,)](
             grad_states.contiguous(),
-            states.contiguous(),
+            states,
             *saved,
             *_given(memory, slow)[:3],
             *_tables(rule, states.dtype, states.device),
@@ -177,7 +178,7 @@ def backward(
             len(states),
             batch,
             **constants,
-            **_plan(hidden.shape[1], hidden.dtype),
+            **_plan(size, states.dtype),
         )
     grad_memory = None if memory is None else _grad_memory(grad_reads, queries, rule)
     grad_norm = [rows.sum(0) if len(rows) else None for rows in grad_norms]
