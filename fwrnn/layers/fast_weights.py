@@ -4,6 +4,7 @@ The equations are in ``fwrnn.layers.equations``, the ways to compute a whole seq
 ``fwrnn.layers.kernels``; this file holds the modules, their parameters and their input forms.
 """
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable
@@ -123,7 +124,7 @@ class _FastWeightsModule(nn.Module):
 
     def _rule(self) -> Rule:
         """The constants as they are now, checked: attributes may be changed between calls."""
-        return Rule(
+        return _rule(
             self.decay,
             self.fast_lr,
             self.inner_steps,
@@ -214,6 +215,9 @@ class _FastWeightsModule(nn.Module):
             if hasattr(self, name) and getattr(self, name) != parameter.default
         ]
         return ", ".join(changed)
+
+
+_rule = functools.lru_cache(maxsize=64, typed=True)(Rule)
 
 
 class FastWeightsRNN(_FastWeightsModule):

@@ -1,7 +1,8 @@
 """The recurrence of the fast-weights layer, in every form it can be computed; chosen here alone.
 
-A new form is one function with the signature of ``recurrence`` less ``backend``, one line in
-``BACKENDS`` and, where it should be preferred, one in ``choose``.
+A new form in PyTorch operations is one function with the signature of ``recurrence`` less
+``backend`` and one line in ``EAGER``; a new fused one is a module with ``supports``, ``forward``
+and ``backward``, as ``cpu`` has them, and one line in ``FUSED``.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,7 @@ from fwrnn.layers.kernels import cpu, eager, fused, gpu
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
 FUSED = {"numba": cpu, "triton": gpu}
-BACKENDS: dict[str, Callable] = {
-    **EAGER,
-    **{name: fused.form(implementation) for name, implementation in FUSED.items()},
-}
+BACKENDS = (*EAGER, *FUSED)
 
 
 def check(backend: str) -> None:
@@ -30,18 +28,28 @@ def check(backend: str) -> None:
 
 
 def choose(
-    drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
+    backend: str,
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
 ) -> str:
-    """The fastest form for these tensors: a fused one where one reaches.
+    """The form that ``backend`` comes to for these tensors, a name in ``BACKENDS``.
 
-    Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
-    at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
-    (100, 50).
+    "auto" is a fused form where one reaches. Of the eager ones, a training step costs about T²·H
+    as attention and T·H² as a matrix; trials at B = 128 on two cores put attention far ahead at
+    (T, H) = (24, 200), and the two level at (100, 50). A fused form that does not reach comes to
+    attention.
     """
+    if backend in EAGER:
+        return backend
     for name, implementation in FUSED.items():
-        if fused.reaches(implementation, drive, hidden, memory, slow, rule):
+        if backend in ("auto", name) and fused.reaches(
+            implementation, drive, hidden, memory, slow, rule
+        ):
             return name
-    return "attention" if len(drive) <= 2 * drive.shape[-1] else "matrix"
+    return "matrix" if backend == "auto" and len(drive) > 2 * drive.shape[-1] else "attention"
 
 
 def recurrence(
@@ -75,6 +83,8 @@ def recurrence(
         disabled = torch.compiler.disable(recurrence)
         return disabled(drive, hidden, memory, slow, rule, lengths, backend)
     check(backend)
-    if backend == "auto":
-        backend = choose(drive, hidden, memory, slow, rule)
-    return BACKENDS[backend](drive, hidden, memory, slow, rule, lengths)
+    arguments = drive, hidden, memory, slow, rule
+    form = choose(backend, *arguments)
+    if form in FUSED:
+        return fused.recurrence(FUSED[form], *arguments, lengths)
+    return EAGER[form](*arguments, lengths)

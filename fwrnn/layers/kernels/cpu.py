@@ -10,11 +10,11 @@ import functools
 import logging
 import threading
 import warnings
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pickle import UnpicklingError
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,25 +50,15 @@ def forward(
 
     Arguments are those of ``fwrnn.layers.kernels.recurrence``; nothing here is differentiated.
     """
-    drive = drive.to(hidden.dtype)
-    call = _Call(drive.shape, hidden.dtype, memory, slow, rule, backward=False)
+    plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
-    trail = drive.new_empty(steps + 1, batch, units)
+    trail = hidden.new_empty(steps + 1, batch, units)
     trail[0] = hidden
-    row, inner_steps = units * call.lanes, rule.inner_steps
-    vectors = call.blocks * steps if save else call.threads
-    sizes = {
-        "brackets": vectors * row,
-        "normed": vectors * (inner_steps if save else 1) * row,
-        "scales": vectors * (inner_steps if save else 1) * call.lanes,
-        "borders": call.blocks * ((steps - 1) // call.chunk) * units * row if save else 0,
-    }
-    saved = drive.new_empty(sum(sizes.values())).split(list(sizes.values()))
-    call.run(
-        0, save=save, drive=drive, weight=slow.weight_hh, trail=trail,
-        **dict(zip(sizes, saved, strict=True)),
-    )  # fmt: skip
-    return trail, saved if save else ()
+    saved = hidden.new_empty(plan.saved_sizes[save])
+    drive = drive.to(hidden.dtype).contiguous()
+    inputs = (drive, *_contiguous(memory, *slow), trail, saved)
+    plan.run(0, save, inputs, ())
+    return trail, (saved,) if save else ()
 
 
 def backward(
@@ -84,25 +74,24 @@ def backward(
 
     That of ``weight_hh`` follows from the first and ``trail`` in one matrix product.
     """
-    call = _Call(drive.shape, trail.dtype, memory, slow, rule, backward=True)
-    grads = {
-        "grad_drive": torch.empty_like(trail[1:]),
-        "grad_hidden": torch.empty_like(trail[0]),
-        "grad_memory": None if memory is None else torch.empty_like(memory),
-        "grad_gain": None,
-        "grad_shift": None,
-    }
+    plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule)
+    grad_states = grad_states.contiguous()
+    grad_drive, grad_hidden = torch.empty_like(grad_states), torch.empty_like(trail[0])
+    grad_memory = None if memory is None else torch.empty(memory.shape, dtype=memory.dtype)
+    grad_gain = grad_shift = None
+    if slow.norm_weight is not None:  # a row per block, so that the order of the sum is fixed
+        rows = trail.new_empty(2, plan.blocks, trail.shape[-1])
+        grad_gain, grad_shift = rows
+    inputs = (None, *_contiguous(memory, *slow), trail, *saved)
+    grads = (grad_states, grad_drive, grad_hidden, grad_memory, grad_gain, grad_shift)
+    plan.run(1, True, inputs, grads)
     if slow.norm_weight is not None:
-        parts = trail.new_empty(2, call.blocks, trail.shape[-1])
-        grads["grad_gain"], grads["grad_shift"] = parts
-    brackets, normed, scales, borders = saved
-    call.run(
-        1, save=True, weight=slow.weight_hh.t().contiguous(), trail=trail, brackets=brackets,
-        normed=normed, scales=scales, borders=borders, grad_states=grad_states, **grads,
-    )  # fmt: skip
-    if slow.norm_weight is not None:
-        grads["grad_gain"], grads["grad_shift"] = parts.sum(1)
-    return tuple(grads.values())
+        grad_gain, grad_shift = rows.sum(1)
+    return grad_drive, grad_hidden, grad_memory, grad_gain, grad_shift
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 def chunk_length(steps: int, units: int) -> int:
@@ -116,68 +105,64 @@ def chunk_length(steps: int, units: int) -> int:
     return steps if steps <= 32 + 3 * units // 2 else max(48, units // 2)
 
 
-class _Call:
-    """One call of a loop: its sizes, its scratch memory and its team of threads."""
+def _plan_for(shape, dtype, memory, slow: SlowWeights, rule: Rule) -> "_Plan":
+    given, normalised = memory is not None, slow.norm_weight is not None
+    return _Plan.cached(*shape, dtype, given, normalised, rule, torch.get_num_threads())
 
-    def __init__(self, shape, dtype, memory, slow: SlowWeights, rule: Rule, backward: bool):
+
+class _Plan:
+    """What all calls for the same sizes and settings have in common."""
+
+    def __init__(self, steps, batch, units, dtype, given, normalised, rule: Rule, threads):
         from fwrnn.layers.kernels import cpu_loops, simd
 
-        steps, batch, units = shape
-        self.dtype = dtype
-        self.lanes = simd.VECTOR_BYTES // dtype.itemsize
-        self.blocks = -(-batch // self.lanes)
-        self.threads = min(torch.get_num_threads(), self.blocks)
-        self.chunk = chunk_length(steps, units)
-        matrix = memory is not None or steps > self.chunk
-        rows = cpu_loops.work_rows(units, self.chunk, rule.inner_steps, matrix, backward)
-        work_size = rows * units * self.lanes
-        powers, strengths = _tables(rule.decay, rule.fast_lr, self.chunk, dtype)
-        self.fields = {
-            "version": cpu_loops.VERSION,
-            "counters": torch.zeros(2, dtype=torch.int64),
-            "blocks": self.blocks,
-            "steps": steps,
-            "batch": batch,
-            "units": units,
-            "inner_steps": rule.inner_steps,
-            "chunk": self.chunk,
-            "work_size": work_size,
-            "tanh": rule.nonlinearity == "tanh",
-            "layer_norm": slow.norm_weight is not None,
-            "identity": rule.boundary == "identity",
-            "previous": rule.inner_start == "previous",
-            "memory": memory,
-            "gain": slow.norm_weight,
-            "shift": slow.norm_bias,
-            "powers": powers,
-            "strengths": strengths,
-            "work": torch.empty(self.threads * work_size, dtype=dtype),
-        }
+        lanes = simd.VECTOR_BYTES // dtype.itemsize
+        row, chunk = units * lanes, chunk_length(steps, units)
+        self.loops, self.dtype = _loops(dtype), dtype
+        self.blocks = -(-batch // lanes)
+        self.threads = min(threads, self.blocks)
+        self._tables = _tables(rule, chunk, cpu_loops.GROUP, dtype)
+        self._constants = (
+            cpu_loops.VERSION, self.blocks, steps, batch, units, rule.inner_steps, chunk,
+            rule.nonlinearity == "tanh", normalised, rule.boundary == "identity",
+            rule.inner_start == "previous", *(table.data_ptr() for table in self._tables),
+        )  # fmt: skip
+        folds = given or steps > chunk
+        self._work_sizes = [
+            cpu_loops.work_rows(units, chunk, rule.inner_steps, folds, backward) * row
+            for backward in (False, True)
+        ]
+        # Without backward, each thread uses the same vectors again at every step.
+        self._layouts, self.saved_sizes = [], []
+        for vectors, reads, borders in (
+            (self.threads, 1, 0),
+            (self.blocks * steps, rule.inner_steps, self.blocks * ((steps - 1) // chunk)),
+        ):
+            normed_at = vectors * row
+            scales_at = normed_at + vectors * reads * row
+            borders_at = scales_at + vectors * reads * lanes
+            self._layouts.append((normed_at, scales_at, borders_at))
+            self.saved_sizes.append(borders_at + borders * units * row)
 
-    def run(self, which: int, **fields) -> None:
-        """Run loop 0 (forward) or 1 (backward) with these fields beside those known before."""
-        from fwrnn.layers.kernels.cpu_loops import CALL
+    cached = functools.lru_cache(maxsize=256)(lambda *key: _Plan(*key))
 
-        fields = self.fields | fields
-        for name, value in fields.items():
-            if isinstance(value, Tensor):
-                fields[name] = value.contiguous()  # held here while the loop reads it
-        call = np.array([_number(fields.get(name)) for name in CALL.names], dtype=np.int64)
-        _run_team(_loops(self.dtype)[which], call.ctypes.data, self.threads)
-
-
-def _number(value) -> int:
-    """What a field of a call holds: an address or a number; 0 for None."""
-    return value.data_ptr() if isinstance(value, Tensor) else int(value or 0)
+    def run(self, which: int, save: bool, inputs: tuple, grads: tuple) -> None:
+        """Run loop 0 (forward) or 1 (backward); arrays in the order of ``cpu_loops.ARRAYS``."""
+        work_size = self._work_sizes[which]
+        work = torch.empty(self.threads * work_size, dtype=self.dtype)
+        addresses = [
+            0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, work, *grads)
+        ]
+        addresses += [0] * (6 - len(grads))
+        sizes = (save, *self._layouts[save], work_size)
+        call = array("q", (0, 0, *self._constants, *sizes, *addresses))
+        _run_team(self.loops[which], call.buffer_info()[0], self.threads)
 
 
-@functools.lru_cache(maxsize=64)
-def _tables(decay: float, fast_lr: float, chunk: int, dtype) -> tuple[Tensor, Tensor]:
-    """λ^k and η λ^k for k = 0 … chunk; the second after zeros for rows not yet written."""
-    from fwrnn.layers.kernels.cpu_loops import GROUP
-
-    powers = torch.tensor(decay, dtype=torch.float64) ** torch.arange(chunk + 1)
-    strengths = torch.cat([powers.new_zeros(GROUP - 1), fast_lr * powers])
+def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
+    """λ^k and η λ^k for k = 0 … chunk; the latter after zeros for rows not yet written."""
+    powers = torch.tensor(rule.decay, dtype=torch.float64) ** torch.arange(chunk + 1)
+    strengths = torch.cat([powers.new_zeros(zeros - 1), rule.fast_lr * powers])
     return powers.to(dtype), strengths.to(dtype)
 
 
@@ -232,10 +217,16 @@ def _openmp():
 
 def _run_team(loop, argument: int, threads: int) -> None:
     """Call ``loop(argument)`` in every thread of a team; Python's lock is free meanwhile."""
+    run = _callable(loop)
     if threads == 1:
-        loop.ctypes(argument)
+        run(argument)
     elif openmp := _openmp():
         openmp(loop.address, argument, threads, 0)
     else:
         with ThreadPoolExecutor(threads) as team:
-            list(team.map(loop.ctypes, [argument] * threads))
+            list(team.map(run, [argument] * threads))
+
+
+@functools.cache
+def _callable(loop):
+    return loop.ctypes

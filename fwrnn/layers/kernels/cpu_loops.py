@@ -27,15 +27,19 @@ from fwrnn.layers.kernels.simd import MANY, broadcast, fma, load, store
 
 GROUP = 4  # past states attended to at once; rows up to the next multiple exist and are finite
 
-# What a call passes to the loops: sizes, switches, and addresses of arrays (0 for "none").
-SIZES = ("blocks", "steps", "batch", "units", "inner_steps", "chunk", "work_size")
-SWITCHES = ("tanh", "layer_norm", "identity", "previous", "save")
+# What a call passes to the loops, each a 64-bit integer: two counters that the threads share, sizes
+# and switches, and the addresses of arrays, 0 for none.
+COUNTERS = ("next_block", "next_slot")
+CONSTANTS = (
+    "version", "blocks", "steps", "batch", "units", "inner_steps", "chunk",
+    "tanh", "layer_norm", "identity", "previous", "powers", "strengths",
+)  # fmt: skip
+SIZES = ("save", "normed_at", "scales_at", "borders_at", "work_size")
 ARRAYS = (
-    "drive", "memory", "weight", "gain", "shift", "powers", "strengths",
-    "trail", "brackets", "normed", "scales", "borders", "work",
+    "drive", "memory", "weight", "gain", "shift", "trail", "saved", "work",
     "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_gain", "grad_shift",
 )  # fmt: skip
-CALL = np.dtype([(name, np.int64) for name in ("version", "counters", *SIZES, *SWITCHES, *ARRAYS)])
+CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)])
 # Numba's cache on disk notices changes of this file, but not of ``simd``; it does notice other
 # values of a variable around a function, which this becomes in ``build``.
 VERSION = zlib.crc32(Path(__file__).read_bytes() + Path(simd.__file__).read_bytes())
@@ -141,38 +145,41 @@ def _slope(output, gradient, tanh):
 
 
 @njit
-def _weight_rows(rows, weight, i, units, x, x_at):
-    """rows[r] + Σ_j W[i + r, j] x[j]."""
+def _weight_rows(rows, weight, at, down, across, units, x, x_at):
+    """rows[r] + Σ_j W[r, j] x[j], with W[r, j] at ``at + r·down + j·across``."""
     lanes = simd.width(x)
     for j in range(units):
         vector = load(x, x_at + j * lanes)
-        rows = simd.fma_broadcast(rows, weight, i * units + j, units, vector)
+        rows = simd.fma_broadcast(rows, weight, at + j * across, down, vector)
     return rows
 
 
 @njit
-def _multiply(weight, units, x, x_at, out, out_at):
-    """out += W x, some rows of W at a time so that they share what is read of x."""
+def _multiply(weight, down, across, units, x, x_at, out, out_at):
+    """out += W x, some rows of W at a time so that they share what is read of x.
+
+    W[i, j] lies at ``i·down + j·across``: exchange the two for Wᵀ.
+    """
     lanes = simd.width(x)
     i = 0
     for _ in range(units // MANY):
         rows = simd.load_many(out, out_at + i * lanes, lanes)
-        rows = _weight_rows(rows, weight, i, units, x, x_at)
+        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
         simd.store_rows(out, out_at + i * lanes, lanes, rows)
         i += MANY
     for _ in range(units % MANY // 2):
         rows = simd.load_2(out, out_at + i * lanes, lanes)
-        rows = _weight_rows(rows, weight, i, units, x, x_at)
+        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
         simd.store_rows(out, out_at + i * lanes, lanes, rows)
         i += 2
     if units % 2:
         rows = simd.load_1(out, out_at + i * lanes, lanes)
-        rows = _weight_rows(rows, weight, i, units, x, x_at)
+        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
         simd.store_rows(out, out_at + i * lanes, lanes, rows)
 
 
 @njit
-def _attend(past, past_at, count, strengths, strengths_at, query, query_at, out, out_at, units):
+def _attend(past, past_at, count, strengths, strengths_at, query_at, out, out_at, units):
     """out += Σ_r strength_r h_r (h_r · query) over the ``count`` rows at ``past_at``.
 
     Reads whole groups of rows; ``strengths`` is 0 for those past ``count``.
@@ -183,7 +190,7 @@ def _attend(past, past_at, count, strengths, strengths_at, query, query_at, out,
         at = past_at + first * row
         weights = simd.zeros_4(past)
         for i in range(0, row, lanes):
-            weights = simd.fma_rows(weights, past, at + i, row, load(query, query_at + i))
+            weights = simd.fma_rows(weights, past, at + i, row, load(past, query_at + i))
         weights = simd.scale_rows(weights, strengths, strengths_at - first, -1)
         for i in range(0, row, lanes):
             value = simd.weigh_rows(load(out, out_at + i), weights, past, at + i, row)
@@ -367,8 +374,7 @@ def _forward_block(c, kind, block, slot):
     drive, trail = _array(c.drive, kind), _array(c.trail, kind)
     weight, gain, shift = _array(c.weight, kind), _array(c.gain, kind), _array(c.shift, kind)
     powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
-    brackets, normed = _array(c.brackets, kind), _array(c.normed, kind)
-    scales, work = _array(c.scales, kind), _array(c.work, kind)
+    saved, work = _array(c.saved, kind), _array(c.work, kind)
     units, lanes, chunk = c.units, simd.width(work), c.chunk
     row, first = units * lanes, block * lanes
     sequences = min(lanes, c.batch - first)
@@ -392,44 +398,43 @@ def _forward_block(c, kind, block, slot):
             _copy(work, past + chunk * row, work, past, units)
             if c.save:
                 border = (block * ((c.steps - 1) // chunk) + t // chunk - 1) * units * row
-                _copy(work, matrix, _array(c.borders, kind), border, units * units)
+                _copy(work, matrix, saved, c.borders_at + border, units * units)
         if j % GROUP == 0:
             _clear(work, past + (j + 1) * row, GROUP * units)
         step = t * c.batch + first
-        saved = (block * c.steps + t) if c.save else slot
-        bracket, previous, new = saved * row, past + j * row, past + (j + 1) * row
-        _gather(drive, step * units, units, sequences, brackets, bracket)
-        _multiply(weight, units, work, previous, brackets, bracket)
+        nth = block * c.steps + t if c.save else slot
+        bracket, previous, new = nth * row, past + j * row, past + (j + 1) * row
+        _gather(drive, step * units, units, sequences, saved, bracket)
+        _multiply(weight, units, 1, units, work, previous, saved, bracket)
         asked = previous
         if not c.previous:
             asked = query if c.inner_steps else new
-            _activate(brackets, bracket, work, asked, units, c.tanh)
+            _activate(saved, bracket, work, asked, units, c.tanh)
         for s in range(c.inner_steps):
-            inner = saved * c.inner_steps + s if c.save else slot
-            z = inner * row
+            inner = nth * c.inner_steps + s if c.save else slot
+            z = c.normed_at + inner * row
             if c.identity:
-                _copy(work, asked, normed, z, units)
+                _copy(work, asked, saved, z, units)
             else:
-                _copy(brackets, bracket, normed, z, units)
+                _copy(saved, bracket, saved, z, units)
             if c.memory or t >= chunk:
                 decayed = broadcast(powers, j)
-                _matrix_times(work, matrix, row, lanes, units, decayed, asked, normed, z)
-            _attend(work, past + row, j, strengths, newest + j - 1, work, asked, normed, z, units)
+                _matrix_times(work, matrix, row, lanes, units, decayed, asked, saved, z)
+            _attend(work, past + row, j, strengths, newest + j - 1, asked, saved, z, units)
             if c.layer_norm:
-                store(scales, inner * lanes, _normalise(normed, z, units))
+                store(saved, c.scales_at + inner * lanes, _normalise(saved, z, units))
             asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
-            _outer_activation(c, normed, z, gain, shift, work, asked)
+            _outer_activation(c, saved, z, gain, shift, work, asked)
         _scatter(work, new, units, sequences, trail, (step + c.batch) * units)
 
 
 @njit
 def _backward_block(c, kind, block, slot):
-    """The gradients of one block, from its last step to its first; ``weight`` is Wᵀ here."""
+    """The gradients of one block, from its last step to its first."""
     trail, weight = _array(c.trail, kind), _array(c.weight, kind)
     gain, shift = _array(c.gain, kind), _array(c.shift, kind)
     powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
-    brackets, normed = _array(c.brackets, kind), _array(c.normed, kind)
-    scales, borders, work = _array(c.scales, kind), _array(c.borders, kind), _array(c.work, kind)
+    saved, work = _array(c.saved, kind), _array(c.work, kind)
     grad_states, grad_drive = _array(c.grad_states, kind), _array(c.grad_drive, kind)
     units, lanes, chunk = c.units, simd.width(work), c.chunk
     row, first = units * lanes, block * lanes
@@ -457,17 +462,17 @@ def _backward_block(c, kind, block, slot):
         before = (start * c.batch + first) * units
         _gather(trail, before, units, sequences, work, past)
         for j in range(count):
-            saved = block * c.steps + start + j
+            nth = block * c.steps + start + j
             if c.inner_steps:
-                z = ((saved + 1) * c.inner_steps - 1) * row
-                _outer_activation(c, normed, z, gain, shift, work, past + (j + 1) * row)
+                z = c.normed_at + ((nth + 1) * c.inner_steps - 1) * row
+                _outer_activation(c, saved, z, gain, shift, work, past + (j + 1) * row)
             else:
-                _activate(brackets, saved * row, work, past + (j + 1) * row, units, c.tanh)
+                _activate(saved, nth * row, work, past + (j + 1) * row, units, c.tanh)
         _clear(work, past + (count + 1) * row, GROUP * units)
         _clear(work, grad_past, rows * units)
         if k:
-            border = (block * last_chunk + k - 1) * units * row
-            _copy(borders, border, work, matrix, units * units)
+            border = c.borders_at + (block * last_chunk + k - 1) * units * row
+            _copy(saved, border, work, matrix, units * units)
         elif c.memory:
             memory = _array(c.memory, kind)
             _gather(memory, first * units * units, units * units, sequences, work, matrix)
@@ -477,25 +482,24 @@ def _backward_block(c, kind, block, slot):
                 strengths, newest + count - 1, count, units,
             )  # fmt: skip
         for j in range(count - 1, -1, -1):
-            step, saved = (start + j) * c.batch + first, block * c.steps + start + j
-            previous, answer = past + j * row, past + (j + 1) * row
-            bracket = saved * row
+            step, nth = (start + j) * c.batch + first, block * c.steps + start + j
+            previous, answer, bracket = past + j * row, past + (j + 1) * row, nth * row
             _gather(grad_states, step * units, units, sequences, work, grad)
             _add(work, carry, work, grad, units)
             _add(work, grad_past + (j + 1) * row, work, grad, units)
             _clear(work, grad_bracket, units)
             for s in range(c.inner_steps - 1, -1, -1):
-                inner, nth = saved * c.inner_steps + s, j * c.inner_steps + s
-                z = inner * row
-                scale = load(scales, inner * lanes) if c.layer_norm else simd.zero(work)
-                _outer_activation_back(c, normed, z, scale, gain, work, answer, grad, totals)
-                asked = rights + nth * row if has_matrix else query
+                inner, pair = nth * c.inner_steps + s, (j * c.inner_steps + s) * row
+                z = c.normed_at + inner * row
+                scale = load(saved, c.scales_at + inner * lanes)
+                _outer_activation_back(c, saved, z, scale, gain, work, answer, grad, totals)
+                asked = rights + pair if has_matrix else query
                 if s:
-                    _outer_activation(c, normed, z - row, gain, shift, work, asked)
+                    _outer_activation(c, saved, z - row, gain, shift, work, asked)
                 elif c.previous:
                     _copy(work, previous, work, asked, units)
                 else:
-                    _activate(brackets, bracket, work, asked, units, c.tanh)
+                    _activate(saved, bracket, work, asked, units, c.tanh)
                 if c.identity:
                     _copy(work, grad, work, grad_query, units)
                 else:
@@ -508,7 +512,7 @@ def _backward_block(c, kind, block, slot):
                 if has_matrix:
                     decayed = broadcast(powers, j)
                     _matrix_times(work, matrix, lanes, row, units, decayed, grad, work, grad_query)
-                    _scale(work, grad, decayed, work, lefts + nth * row, units)
+                    _scale(work, grad, decayed, work, lefts + pair, units)
                 _copy(work, grad_query, work, grad, units)
                 answer = asked
             if c.previous:
@@ -517,7 +521,7 @@ def _backward_block(c, kind, block, slot):
                 _clear(work, carry, units)
                 _start_back(c, grad_bracket, work, answer, grad)
             _scatter(work, grad_bracket, units, sequences, grad_drive, step * units)
-            _multiply(weight, units, work, grad_bracket, work, carry)
+            _multiply(weight, 1, units, units, work, grad_bracket, work, carry)
         if has_matrix:
             _fold(
                 work, grad_matrix, broadcast(powers, count), lefts, rights,
@@ -547,22 +551,18 @@ def build(kind, cache: bool):
     @cfunc(signature, cache=cache)
     def forward(address):
         c = carray(address, 1)[0]
-        if c.version != version:
-            return
-        counters = _array(c.counters, types.int64)
+        counters = carray(simd.as_integers(address), len(COUNTERS))
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
-        while block < c.blocks:
+        while block < c.blocks and c.version == version:
             _forward_block(c, kind, block, slot)
             block = simd.claim(counters, 0)
 
     @cfunc(signature, cache=cache)
     def backward(address):
         c = carray(address, 1)[0]
-        if c.version != version:
-            return
-        counters = _array(c.counters, types.int64)
+        counters = carray(simd.as_integers(address), len(COUNTERS))
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
-        while block < c.blocks:
+        while block < c.blocks and c.version == version:
             _backward_block(c, kind, block, slot)
             block = simd.claim(counters, 0)
 

@@ -17,21 +17,15 @@ def reaches(implementation, *arguments) -> bool:
     return implementation.supports(*arguments)
 
 
-def form(implementation):
-    """``implementation`` as an entry of ``fwrnn.layers.kernels.BACKENDS``."""
-
-    def recurrence(drive, hidden, memory, slow, rule, lengths):
-        if not reaches(implementation, drive, hidden, memory, slow, rule):
-            return eager.attention(drive, hidden, memory, slow, rule, lengths)
-        if not rule.inner_steps:
-            slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised
-        inputs = drive, hidden, memory, *slow
-        save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-        states, trail = FusedRecurrence.apply(implementation, rule, save, *inputs)
-        hidden = trail[-1] if lengths is None else eager.last_states(trail[1:], lengths)
-        return states, hidden, lambda: eager.memory_after(trail[1:], memory, rule, lengths)
-
-    return recurrence
+def recurrence(implementation, drive, hidden, memory, slow, rule, lengths):
+    """What ``fwrnn.layers.kernels.recurrence`` documents, where ``implementation`` reaches."""
+    if not rule.inner_steps:
+        slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised
+    inputs = drive, hidden, memory, *slow
+    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    states, trail = FusedRecurrence.apply(implementation, rule, save, *inputs)
+    hidden = trail[-1] if lengths is None else eager.last_states(trail[1:], lengths)
+    return states, hidden, lambda: eager.memory_after(trail[1:], memory, rule, lengths)
 
 
 class FusedRecurrence(torch.autograd.Function):

@@ -378,6 +378,17 @@ def at_address(typing, address, kind):
 
 
 @intrinsic
+def as_integers(typing, pointer):
+    """The same pointer, to 64-bit integers."""
+    integers = types.CPointer(types.int64)
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(integers))
+
+    return integers(pointer), generate
+
+
+@intrinsic
 def total(typing, a):
     """The sum over the lanes, a scalar, by halves."""
 
