@@ -11,7 +11,7 @@ from typing import Any
 Nonlinearity = Enum("Nonlinearity", ["relu", "tanh"])
 Boundary = Enum("Boundary", ["sustained", "identity"])
 InnerStart = Enum("InnerStart", ["candidate", "previous"])
-Backend = Enum("Backend", ["auto", "matrix", "attention"])
+Backend = Enum("Backend", ["auto", "matrix", "attention", "numba", "triton"])
 Schedule = Enum("Schedule", ["constant", "linear", "cosine"])
 
 

@@ -7,14 +7,12 @@ The equations are in ``fwrnn.layers.equations``, the ways to compute a whole seq
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
 from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
-from torch.utils._pytree import register_pytree_node
 
 from fwrnn.layers import equations, kernels
 from fwrnn.layers.equations import Rule, SlowWeights
@@ -23,72 +21,7 @@ from fwrnn.layers.initialization import (
     scaled_identity_,
     uniform_outgoing_,
 )
-
-
-class FastWeightsState:
-    """Everything a fast-weights layer remembers of the past: unpack it as ``hidden, memory``.
-
-    ``hidden`` (…, B, H) is h(t) and ``memory`` (…, B, H, H) is A(t), the fast weights after h(t)
-    was written. A layer's state has a leading dimension of ``num_layers`` (times two when
-    bidirectional), a cell's has none; unbatched states lack B.
-
-    A layer hands over a function in the place of ``memory``, which is called when the memory is
-    first looked at: it has H times as many numbers as ``hidden``, and training rarely needs it.
-    """
-
-    def __init__(self, hidden: Tensor, memory: "Tensor | Callable[[], Tensor]"):
-        self.hidden = hidden
-        self._memory = memory
-        self._differentiable = torch.is_grad_enabled()
-
-    @property
-    def memory(self) -> Tensor:
-        if not isinstance(self._memory, Tensor):
-            with torch.set_grad_enabled(self._differentiable):
-                self._memory = self._memory()
-        return self._memory
-
-    def __iter__(self):
-        return iter((self.hidden, self.memory))
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index):
-        return (self.hidden, self.memory)[index]
-
-    def __repr__(self) -> str:
-        return f"FastWeightsState(hidden={self.hidden!r}, memory={self.memory!r})"
-
-    def __reduce__(self):
-        return FastWeightsState, (self.hidden, self.memory)
-
-    def detach(self) -> "FastWeightsState":
-        """The same numbers, cut from the graph: for truncated backpropagation."""
-        return FastWeightsState(*(part.detach() for part in self))
-
-    def to(self, *args, **kwargs) -> "FastWeightsState":
-        """Both tensors moved or converted, with the arguments of ``Tensor.to``."""
-        return FastWeightsState(*(part.to(*args, **kwargs) for part in self))
-
-    def clone(self) -> "FastWeightsState":
-        """A copy of both tensors."""
-        return FastWeightsState(*(part.clone() for part in self))
-
-    def index_batch(self, index) -> "FastWeightsState":
-        """The state of some sequences: ``index`` is an int, slice, list, index or mask tensor."""
-        return FastWeightsState(self.hidden[..., index, :], self.memory[..., index, :, :])
-
-
-# A state saved by torch.save can then be loaded by torch.load, which trusts only what it knows;
-# and torch.vmap and the like find the tensors in it.
-torch.serialization.add_safe_globals([FastWeightsState])
-register_pytree_node(
-    FastWeightsState,
-    lambda state: (list(state), None),
-    lambda parts, _: FastWeightsState(*parts),
-    serialized_type_name="fwrnn.FastWeightsState",
-)
+from fwrnn.layers.state import FastWeightsState
 
 
 class _FastWeightsModule(nn.Module):
@@ -250,7 +183,9 @@ class FastWeightsRNN(_FastWeightsModule):
             h_s+1 = f(LN[(A(t) + I) h_s]).
         inner_start: "candidate", h_0 = f(W h + C x) (the paper's), or "previous", h_0 = h(t),
             which folds the memory into the recurrent matrix and takes the added depth away.
-        backend: "auto", "matrix" (A as a matrix, the reference) or "attention" (equation 4).
+        backend: "auto", "matrix" (A as a matrix, the reference), "attention" (equation 4), or a
+            fused kernel, "numba" (CPU) or "triton" (GPU), which gives way to attention where it
+            cannot run; "auto" is the fastest that can.
 
     Inputs: ``input, hx``
         - input: (T, B, I), (B, T, I) with ``batch_first``, (T, I) unbatched, or a

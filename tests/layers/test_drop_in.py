@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from fwrnn import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
+from fwrnn.layers.kernels import eager
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,28 @@ def test_outputs_and_states_may_be_changed_in_place(backend):
     second, state = layer(torch.randn(6, 3, 5), state)
     (output.relu_().sum() + second.mul_(2).sum() + state.memory.sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("backend", ["attention", "numba"])
+def test_memory_is_made_when_it_is_looked_at(backend, monkeypatch):
+    made = []
+    memory_after = eager.memory_after
+    monkeypatch.setattr(eager, "memory_after", lambda *a: made.append(1) or memory_after(*a))
+    layer = FastWeightsRNN(5, 7, backend=backend)
+    x = torch.randn(6, 3, 5)
+    output, state = layer(x)
+    output.sum().backward()
+    assert not made
+    wanted = layer(x)[1].memory.detach()
+    output, state = layer(x)
+    with torch.no_grad():
+        output.zero_()  # changes neither the memory nor its gradient
+        torch.testing.assert_close(state.memory, wanted)
+    assert state.memory is state.memory
+    layer.zero_grad()
+    state.memory.sum().backward()
+    assert layer.weight_ih_l0.grad.abs().sum() > 0
+    assert not layer(x)[1].detach().memory.requires_grad
 
 
 def test_compiles():
