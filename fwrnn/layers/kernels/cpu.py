@@ -13,7 +13,6 @@ import warnings
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -198,8 +197,10 @@ def _build(dtype: torch.dtype):
     kind = {torch.float32: types.float32, torch.float64: types.float64}[dtype]
     try:
         return cpu_loops.build(kind, cache=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError):
-        # No folder for the cache, one that cannot be written, or a damaged file in it.
+    except Exception as error:
+        # No folder for the cache, one that cannot be written, a damaged file in it, or what will
+        # be raised again.
+        _log.info("the compiled kernels cannot be kept on disk: %s", error)
         return cpu_loops.build(kind, cache=False)
 
 
