@@ -1,0 +1,90 @@
+"""Times of several contestants, taken in turn: what slows the machine slows them all."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+WIDE_SPREAD = 0.25
+"""Quartiles further apart than this part of the median tell of a busy machine."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one call takes: the median and the quartiles of ``samples`` samples, in ms."""
+
+    ms: float
+    ms_q1: float
+    ms_q3: float
+    samples: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        """The summary of samples in seconds, of which there must be one or more."""
+        quartiles = [seconds[0]] * 3
+        if len(seconds) > 1:
+            quartiles = statistics.quantiles(seconds, n=4, method="inclusive")
+        q1, median, q3 = (1e3 * value for value in quartiles)
+        return cls(median, q1, q3, len(seconds))
+
+    @property
+    def spread(self) -> float:
+        """The distance between the quartiles as a part of the median."""
+        return (self.ms_q3 - self.ms_q1) / self.ms
+
+
+def alternate(
+    contestants: Mapping[str, Callable[[], object]],
+    budget: float,
+    most: int,
+    sample_seconds: float,
+    wait: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
+    """Time every contestant, in rounds: one sample of each, always in the order given.
+
+    All get the same share of ``budget`` seconds; one that has used up its share, or has ``most``
+    samples, leaves the later rounds to the others. Each gets one sample at least. They should have
+    been called once before: one more call here says how many calls make a sample of
+    ``sample_seconds``. ``wait`` returns once the device has done what it was given.
+    """
+
+    def seconds(call: Callable[[], object], times: int) -> float:
+        started = time.perf_counter()
+        for _ in range(times):
+            call()
+        wait()
+        return (time.perf_counter() - started) / times
+
+    wait()
+    calls = {
+        name: max(1, math.ceil(sample_seconds / seconds(call, 1)))
+        for name, call in contestants.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    share = budget / max(1, len(contestants))
+
+    def goes_on(name: str) -> bool:
+        if len(taken[name]) >= most:
+            return False
+        spent = calls[name] * sum(taken[name])
+        return not taken[name] or spent + calls[name] * taken[name][-1] <= share
+
+    while running := [name for name in contestants if goes_on(name)]:
+        for name in running:
+            taken[name].append(seconds(contestants[name], calls[name]))
+    return {name: Timing.of(samples) for name, samples in taken.items()}
+
+
+def waiter(device: torch.device) -> Callable[[], object]:
+    """A function that returns once ``device`` has done all it was given; the CPU always has."""
+    match device.type:
+        case "cpu":
+            return lambda: None
+        case "mps":
+            return torch.mps.synchronize
+        case kind:
+            return partial(getattr(torch, kind).synchronize, device)
