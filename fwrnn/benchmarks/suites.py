@@ -90,7 +90,7 @@ QUICK = Plan(
     "quick",
     growth_batch=16,
     lengths=(50, 200, 500, 2000),
-    widths=(20, 64, 256),
+    widths=(20, 256),
     budget=0.8,
     patience=4.0,
     memory=2**31,

@@ -9,6 +9,9 @@ from functools import partial
 
 import torch
 
+ENOUGH = 3
+"""Of so many samples, the median does not mind one that was stalled."""
+
 WIDE_SPREAD = 0.25
 """Quartiles further apart than this part of the median tell of a busy machine."""
 
@@ -31,11 +34,6 @@ class Timing:
         q1, median, q3 = (1e3 * value for value in quartiles)
         return cls(median, q1, q3, len(seconds))
 
-    @property
-    def spread(self) -> float:
-        """The distance between the quartiles as a part of the median."""
-        return (self.ms_q3 - self.ms_q1) / self.ms
-
 
 def alternate(
     contestants: Mapping[str, Callable[[], object]],
@@ -47,9 +45,11 @@ def alternate(
     """Time every contestant, in rounds: one sample of each, always in the order given.
 
     All get the same share of ``budget`` seconds; one that has used up its share, or has ``most``
-    samples, leaves the later rounds to the others. Each gets one sample at least. They should have
-    been called once before: one more call here says how many calls make a sample of
-    ``sample_seconds``. ``wait`` returns once the device has done what it was given.
+    samples, leaves the later rounds to the others. Each gets one sample at least, and three if all
+    of them fit in the whole budget. What counts as used is the fastest sample, each time, so that
+    one stalled by something else can be outvoted. They should have been called once before: one
+    more call here says how many calls make a sample of ``sample_seconds``. ``wait`` returns once
+    the device has done what it was given.
     """
 
     def seconds(call: Callable[[], object], times: int) -> float:
@@ -60,22 +60,20 @@ def alternate(
         return (time.perf_counter() - started) / times
 
     wait()
-    calls = {
-        name: max(1, math.ceil(sample_seconds / seconds(call, 1)))
-        for name, call in contestants.items()
-    }
+    fastest = {name: seconds(call, 1) for name, call in contestants.items()}
+    calls = {name: max(1, math.ceil(sample_seconds / fastest[name])) for name in contestants}
     taken: dict[str, list[float]] = {name: [] for name in contestants}
-    share = budget / max(1, len(contestants))
 
     def goes_on(name: str) -> bool:
-        if len(taken[name]) >= most:
-            return False
-        spent = calls[name] * sum(taken[name])
-        return not taken[name] or spent + calls[name] * taken[name][-1] <= share
+        count = len(taken[name])
+        limit = budget if count < ENOUGH else budget / len(contestants)
+        next_total = max(count + 1, ENOUGH) * calls[name] * fastest[name]
+        return count == 0 or count < most and next_total <= limit
 
     while running := [name for name in contestants if goes_on(name)]:
         for name in running:
             taken[name].append(seconds(contestants[name], calls[name]))
+            fastest[name] = min(fastest[name], taken[name][-1])
     return {name: Timing.of(samples) for name, samples in taken.items()}
 
 
