@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fwrnn.benchmarks.machine import Peak, free_memory, measure_peak
-from fwrnn.benchmarks.timing import Timing, alternate, waiter
+from fwrnn.benchmarks.timing import ENOUGH, Timing, alternate, waiter
 from fwrnn.layers import FastWeightsRNN, kernels
 
 BASELINE = "nn.LSTM"
@@ -24,8 +24,8 @@ OTHERS = {
     "nn.RNN": partial(nn.RNN, nonlinearity="relu"),
 }
 FAILURES = (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, MemoryError)
-CALLS = 4
-"""The fewest calls of a contestant: to warm up, to count, one sample, and its memory."""
+CALLS = 3 + ENOUGH
+"""The fewest calls of a contestant: to warm up, to count, the samples, and its memory."""
 
 
 NOT_TIMED = {"ms": None, "ms_q1": None, "ms_q3": None, "samples": 0, "ratio": None}
@@ -90,9 +90,9 @@ QUICK = Plan(
     "quick",
     growth_batch=16,
     lengths=(50, 200, 500, 2000),
-    widths=(20, 256),
+    widths=(20, 64, 200),
     budget=0.8,
-    patience=4.0,
+    patience=5.0,
     memory=2**31,
 )
 FULL = Plan(

@@ -45,11 +45,10 @@ def alternate(
     """Time every contestant, in rounds: one sample of each, always in the order given.
 
     All get the same share of ``budget`` seconds; one that has used up its share, or has ``most``
-    samples, leaves the later rounds to the others. Each gets one sample at least, and three if all
-    of them fit in the whole budget. What counts as used is the fastest sample, each time, so that
-    one stalled by something else can be outvoted. They should have been called once before: one
-    more call here says how many calls make a sample of ``sample_seconds``. ``wait`` returns once
-    the device has done what it was given.
+    samples, leaves the later rounds to the others. Each gets ``ENOUGH`` at least, and each of its
+    samples counts as the fastest one, so that one stalled by something else can be outvoted. They
+    should have been called once before: one more call here says how many calls make a sample of
+    ``sample_seconds``. ``wait`` returns once the device has done what it was given.
     """
 
     def seconds(call: Callable[[], object], times: int) -> float:
@@ -66,9 +65,8 @@ def alternate(
 
     def goes_on(name: str) -> bool:
         count = len(taken[name])
-        limit = budget if count < ENOUGH else budget / len(contestants)
-        next_total = max(count + 1, ENOUGH) * calls[name] * fastest[name]
-        return count == 0 or count < most and next_total <= limit
+        used_up = (count + 1) * calls[name] * fastest[name] > budget / len(contestants)
+        return count < most and (count < ENOUGH or not used_up)
 
     while running := [name for name in contestants if goes_on(name)]:
         for name in running:
