@@ -80,6 +80,12 @@ def one_line(capsys) -> str:
     (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
     (["evaluate", "nowhere", "--splt"], ["--splt"]),
     (["evaluate", "."], ["is not a run"]),
+    (["bench", "--fast"], ["unrecognized arguments: --fast", "fwrnn bench --help"]),
+    (["bench", "--threads", "0"], ["--threads must lie in 1 … 1024, got 0"]),
+    (["bench", "--threads", "x"], ["--threads", "'x'", "fwrnn bench --help"]),
+    (["bench", "--seed", "-1"], ["--seed must be 0 or more", "got -1"]),
+    (["bench", "--output", "/dev/null"], ["--output needs a folder", "'/dev/null'"]),
+    (["bench", "--device", "gpu"], ["device 'gpu'"]),
 ], ids=lambda value: " ".join(value) if value and " " not in value[0] else "")  # fmt: skip
 def test_mistake_is_one_line_and_status_2(words, parts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -156,7 +162,9 @@ def test_broken_configuration_is_one_line_and_status_2(run, capsys, text):
     one_line(capsys)
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"], ["bench", "--help"]]
+)
 def test_help_reads_well_and_does_not_import_torch(words):
     program = "import sys; from fwrnn.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit:"
     program += " pass\nassert 'torch' not in sys.modules"

@@ -1,4 +1,4 @@
-"""Imports go down only: cli → commands → training, reports → models, tasks → layers → kernels."""
+"""Imports go down only: cli → commands → training, reports, benchmarks → models, tasks → layers."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "models": {"models", "interfaces", "config", "layers"},
     "training": {"training", "interfaces", "config", "errors"},
     "reports": {"reports", "training", "models", "layers", "interfaces", "config"},
-    "commands": {"commands", "reports", "training", "models", "tasks"},
+    "benchmarks": {"benchmarks", "layers"},
+    "commands": {"commands", "benchmarks", "reports", "training", "models", "tasks"},
     "cli": {"errors"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -94,6 +94,22 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
         raise failures[0]
 
 
+def compose_config(*overrides: str) -> Config:
+    """The checked configuration that ``fwrnn train`` would run with these overrides.
+
+    Raises:
+        UserError: an override or a configuration is wrong.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return read_config(compose("config", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+
+
 def _checked(argv: list[str]) -> list[str]:
     """Options before overrides, the one order that Hydra's parser reads; both looked at first."""
     from hydra._internal.utils import get_args_parser

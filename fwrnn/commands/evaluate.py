@@ -1,18 +1,13 @@
 """``fwrnn evaluate RUN``: rebuild a trained model from its folder and test it."""
 
-import argparse
 import json
 
+from fwrnn.commands.arguments import Parser
 from fwrnn.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; see fwrnn evaluate --help")
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> Parser:
+    parser = Parser(
         prog="fwrnn evaluate",
         description="Test the best weights of a run, and compare with what it recorded.",
     )

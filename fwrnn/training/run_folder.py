@@ -38,22 +38,22 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
 
     def write_config(self, config) -> None:
-        self._write(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
 
     def write_metrics(self, metrics: dict) -> None:
-        self._write(self.metrics, (json.dumps(metrics, indent=2) + "\n").encode())
+        write_whole(self.metrics, (json.dumps(metrics, indent=2) + "\n").encode())
 
     def write_curve(self, rows: Sequence[dict]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self._write(self.curve, text.getvalue().encode())
+        write_whole(self.curve, text.getvalue().encode())
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, **content}, buffer)
-        self._write(path, buffer.getbuffer())
+        write_whole(path, buffer.getbuffer())
 
     def read_config(self) -> dict:
         """The resolved configuration as plain containers.
@@ -105,18 +105,23 @@ class RunFolder:
             raise UserError(f"{path} is not a checkpoint of fwrnn: its format is unknown")
         return content
 
-    def _write(self, path: Path, content) -> None:
-        """Write beside the file, then replace it: a kill or a full disk leaves the old one."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise RunFailed(
-                f"could not write {path}: {error.strerror}; what was there before is intact"
-            ) from error
+
+def write_whole(path: Path, content) -> None:
+    """Write beside the file, then replace it: a kill or a full disk leaves the old one.
+
+    Raises:
+        RunFailed: it could not be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise RunFailed(
+            f"could not write {path}: {error.strerror}; what was there before is intact"
+        ) from error

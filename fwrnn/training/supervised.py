@@ -131,7 +131,7 @@ class SupervisedTrainer:
         pending: list[torch.Tensor] = []
         with bar:
             while (reason := self._finished()) is None and not stop.requested:
-                pending.append(self._update())
+                pending.append(self.update())
                 bar.update()
                 update = self.progress.update
                 validate = update % self.config.evaluate_every == 0
@@ -158,7 +158,7 @@ class SupervisedTrainer:
             return "no progress"
         return "out of updates" if progress.update >= config.max_updates else None
 
-    def _update(self) -> torch.Tensor:
+    def update(self) -> torch.Tensor:
         """One step of Adam on the next batch; returns its loss, not yet waited for."""
         inputs, targets = self.batches.at(self.progress.update)
         for group in self.optimizer.param_groups:

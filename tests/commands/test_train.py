@@ -86,7 +86,7 @@ def test_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch, capsys
 
     monkeypatch.chdir(tmp_path)
     straight = train(compose(*tiny), tmp_path / "straight")
-    update = SupervisedTrainer._update
+    update = SupervisedTrainer.update
 
     def interrupting(self):
         if self.progress.update == stop_at:
@@ -94,7 +94,7 @@ def test_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch, capsys
         return update(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SupervisedTrainer, "_update", interrupting)
+        patch.setattr(SupervisedTrainer, "update", interrupting)
         assert main(["train", *tiny, "hydra.run.dir=stopped"]) == 130
     assert "fwrnn train resume=stopped" in capsys.readouterr().err
     assert not (tmp_path / "stopped" / "metrics.json").exists()
