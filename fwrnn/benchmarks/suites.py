@@ -88,11 +88,11 @@ class Plan:
 
 QUICK = Plan(
     "quick",
-    growth_batch=16,
+    growth_batch=64,
     lengths=(50, 200, 500, 2000),
     widths=(20, 64, 200),
-    budget=0.8,
-    patience=5.0,
+    budget=0.6,
+    patience=4.0,
     memory=2**31,
 )
 FULL = Plan(
@@ -139,42 +139,27 @@ def unavailable(device: torch.device) -> dict[str, str]:
     for name in kernels.BACKENDS:
         try:
             x = torch.randn(2, 2, 3, device=device)
-            training_step(build(name, Size(2, 2, 3, 20), device), x)
+            module = build(name, Size(2, 2, 3, 20), device)
+            training_step(module, x)
+            if (form := form_used(module, x)) != name:
+                reasons[name] = f"gives way to {form}"
         except Exception as error:  # a kernel's compiler may raise anything
             reasons[name] = _first_line(error)
     return reasons
 
 
-def form_used(run: Callable[[], object]) -> str | None:
-    """Call ``run`` and tell which form of the recurrence it computed; None when it had none.
-
-    How "auto" chooses is the kernels' own affair, so the forms are watched while it does.
-    """
-    forms, used = dict(kernels.BACKENDS), []
-
-    def watched(name: str) -> Callable:
-        def form(*args, **kwargs):
-            used.append(name)
-            return forms[name](*args, **kwargs)
-
-        return form
-
-    kernels.BACKENDS.update({name: watched(name) for name in forms})
-    try:
-        run()
-    finally:
-        kernels.BACKENDS.update(forms)
-    return used[0] if used else None
+def form_used(module: nn.Module, x: Tensor) -> str | None:
+    """The form of the recurrence that the layer computes for x; None for those of torch.nn."""
+    return module.form(x) if isinstance(module, FastWeightsRNN) else None
 
 
 class Forecast:
     """Tells from a contestant's last size whether the next one would take too long or too much.
 
     Growth is bounded from above, at the same B. Time: with H², and T², or T for those known to be
-    linear in it. Memory: likewise in T, and with H, or H² for the matrix form; and in any case the
-    memory A that is returned, twice. Where memory cannot be measured, what the plain forms need is
-    assumed. Whom the tables are about, the layer as it comes and ``OTHERS``, may take twice as
-    long.
+    linear in it. Memory: likewise in T, and with H, or H² for the matrix form. Where memory cannot
+    be measured, what the plain forms need is assumed. Whom the tables are about, the layer as it
+    comes and ``OTHERS``, may take twice as long.
     """
 
     def __init__(self, plan: Plan, device: torch.device):
@@ -194,7 +179,7 @@ class Forecast:
         if name not in self._seen:
             return None
         before, form, seconds, peak = self._seen[name]
-        linear = name in OTHERS or form == "matrix"
+        linear = name in OTHERS or form in ("matrix", "numba")
         longer = max(1, size.steps / before.steps) ** (1 if linear else 2)
         wider = max(1, size.units / before.units)
         seconds *= longer * wider**2
@@ -203,8 +188,7 @@ class Forecast:
             return f"up to {seconds:,.1f} s a step expected"
         needed = _plain_form_bytes(name, size)
         if peak is not None:
-            returned = 0 if name in OTHERS else 8 * size.batch * size.units**2
-            needed = peak * longer * wider ** (2 if form == "matrix" else 1) + returned
+            needed = peak * longer * wider ** (2 if form == "matrix" else 1)
         if self.memory is None or needed <= self.memory:
             return None
         return f"up to {needed / 2**30:,.1f} GiB expected"
@@ -234,8 +218,10 @@ def race(
         form, skipped = None, forecast.objection(name, size)
         if skipped is None:
             try:
-                run = partial(step, build(name, size, device), x)
-                form = form_used(run)
+                module = build(name, size, device)
+                form = form_used(module, x)
+                run = partial(step, module, x)
+                run()
                 runs[name] = run
             except FAILURES as error:
                 skipped = _first_line(error)

@@ -374,6 +374,18 @@ class FastWeightsRNN(_FastWeightsModule):
             memory = None if memory is None else memory.unsqueeze(1)
         return hidden, memory
 
+    def form(
+        self, input: Tensor | PackedSequence, hx: FastWeightsState | Tensor | None = None
+    ) -> str:
+        """How the first layer computes this input: what ``backend`` comes to, never "auto"."""
+        sequence, _, batched = self._time_first(input)
+        hidden, memory = self._starting_state(hx, sequence, batched)
+        memory = None if memory is None else memory[0]
+        with torch.no_grad():
+            drive = self._drive(sequence, "_l0")
+        slow = self._slow_weights("_l0")
+        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self._rule())
+
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
         """How strongly each step of the first layer attends to each earlier step.
 

@@ -30,37 +30,29 @@ def test_ratios_are_of_medians():
 
 
 def test_steps_show_every_form_and_say_what_auto_was():
-    rows = suites.measure_steps(TINY, CPU, absent=["matrix"], progress=nothing)
-    forms = kernels.BACKENDS.keys() - {"matrix"}
+    rows = suites.measure_steps(TINY, CPU, absent=["matrix", "triton"], progress=nothing)
+    forms = set(kernels.BACKENDS) - {"matrix", "triton"}
     assert {row["contestant"] for row in rows} == {"auto", *forms, *suites.OTHERS}
     assert {row["step"] for row in rows} == {"training", "inference"}
     for row in rows:
-        expected = {"auto": kernels.BACKENDS.keys(), **{name: {name} for name in forms}}
+        expected = {"auto": kernels.BACKENDS, **{name: {name} for name in forms}}
         assert row["form"] in expected.get(row["contestant"], {None})
         assert row["samples"] > 0
         assert row["skipped"] is None
 
 
-def test_watching_auto_leaves_the_forms_as_they_were():
-    before = dict(kernels.BACKENDS)
-    layer = suites.build("auto", Size(3, 2, 4, 5), CPU)
-    x = torch.randn(3, 2, 4)
-    assert suites.form_used(lambda: layer(x)) in before
-    assert suites.form_used(lambda: None) is None
-    with pytest.raises(ZeroDivisionError):
-        suites.form_used(lambda: 1 / 0)
-    assert before == kernels.BACKENDS
+def test_form_that_gives_way_or_fails_is_left_out_with_its_reason(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert suites.unavailable(CPU) == {"triton": "gives way to attention"}
 
-
-def test_form_that_fails_is_left_out_with_its_reason(monkeypatch):
     def broken(*arguments):
         raise RuntimeError("no such device\nand much more")
 
-    monkeypatch.setitem(kernels.BACKENDS, "broken", broken)
-    assert suites.unavailable(CPU)["broken"] == "no such device"
+    monkeypatch.setitem(kernels.EAGER, "attention", broken)
+    assert suites.unavailable(CPU)["attention"] == "no such device"
     forecast = Forecast(TINY, CPU)
     size = TINY.sizes[0]
-    rows = suites.race(suites.training_step, size, ["broken", "auto"], TINY, forecast, CPU)
+    rows = suites.race(suites.training_step, size, ["attention", "auto"], TINY, forecast, CPU)
     assert rows[0]["skipped"] == "no such device"
     assert rows[0]["ms"] is None
     assert rows[0].keys() == rows[1].keys()

@@ -107,18 +107,17 @@ def test_not_a_number_stays_in_its_sequence():
     torch.testing.assert_close(output[:, others], clean[:, others], rtol=0, atol=0)
 
 
-def test_auto_is_the_fused_form_on_the_cpu(monkeypatch):
+def test_auto_is_the_fused_form_where_it_reaches():
     made = FastWeightsRNN(5, 7)
     x = torch.randn(6, 3, 5)
-    used = []
-    forward = cpu.forward
-    monkeypatch.setattr(cpu, "forward", lambda *a: used.append(1) or forward(*a))
-    made(x)
-    assert used
-    used.clear()
-    clone(made, backend="attention")(x)
-    made.to(torch.bfloat16)(x.bfloat16())
-    assert not used
+    state = made(x)[1]
+    assert made.form(x) == made.form(x, state) == clone(made, backend="numba").form(x) == "numba"
+    assert made.form(x[:1], state) == "matrix"  # one step, as a cell takes it
+    assert clone(made, backend="attention").form(x) == "attention"
+    assert clone(made, backend="triton").form(x) == "attention"
+    made.to(torch.bfloat16)
+    assert made.form(x.bfloat16()) == "attention"
+    assert made.form(torch.randn(15, 3, 5).bfloat16()) == "matrix"
 
 
 def test_without_numba_the_layer_works(monkeypatch):

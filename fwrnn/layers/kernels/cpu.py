@@ -8,6 +8,7 @@ second team would fight with the first, whose threads spin a while after every o
 import ctypes
 import functools
 import logging
+import mmap
 import threading
 import warnings
 from array import array
@@ -20,6 +21,7 @@ from torch import Tensor
 from fwrnn.layers.equations import Rule, SlowWeights
 
 DTYPES = (torch.float32, torch.float64)
+LARGE = 1 << 25  # bytes: what the C library takes from the system and gives back every time
 
 
 def supports(
@@ -51,9 +53,9 @@ def forward(
     """
     plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
-    trail = hidden.new_empty(steps + 1, batch, units)
+    trail = _empty((steps + 1, batch, units), hidden.dtype)
     trail[0] = hidden
-    saved = hidden.new_empty(plan.saved_sizes[save])
+    saved = _empty((plan.saved_sizes[save],), hidden.dtype)
     drive = drive.to(hidden.dtype).contiguous()
     inputs = (drive, *_contiguous(memory, *slow), trail, saved)
     plan.run(0, save, inputs, ())
@@ -75,8 +77,8 @@ def backward(
     """
     plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule)
     grad_states = grad_states.contiguous()
-    grad_drive, grad_hidden = torch.empty_like(grad_states), torch.empty_like(trail[0])
-    grad_memory = None if memory is None else torch.empty(memory.shape, dtype=memory.dtype)
+    grad_drive, grad_hidden = _empty(drive.shape, trail.dtype), torch.empty_like(trail[0])
+    grad_memory = None if memory is None else _empty(memory.shape, trail.dtype)
     grad_gain = grad_shift = None
     if slow.norm_weight is not None:  # a row per block, so that the order of the sum is fixed
         rows = trail.new_empty(2, plan.blocks, trail.shape[-1])
@@ -87,6 +89,25 @@ def backward(
     if slow.norm_weight is not None:
         grad_gain, grad_shift = rows.sum(1)
     return grad_drive, grad_hidden, grad_memory, grad_gain, grad_shift
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """``torch.empty``; a large one in large pages, as the first touch of small ones is slow."""
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.nbytes >= LARGE and (advise := _madvise()):
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        advise(start, tensor.data_ptr() + tensor.nbytes - start, mmap.MADV_HUGEPAGE)
+    return tensor
+
+
+@functools.cache
+def _madvise():
+    """The C library's ``madvise`` where it knows large pages (Linux), or None."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
