@@ -89,7 +89,7 @@ def fused(arguments, grad_states: Tensor) -> list[Tensor | None]:
     """The same from the kernels, with the gradient of W as their callers compute it."""
     assert gpu.supports(*arguments)
     drive, hidden, *others = arguments
-    trail, saved = gpu.forward(*arguments, save=True)
+    states, trail, saved = gpu.forward(*arguments, save=True)
     assert trail.dtype == hidden.dtype
     grad_drive, *grads, gain, bias = gpu.backward(saved, trail, grad_states, drive, *others)
     grad_weight = torch.einsum("tbi,tbj->ij", grad_drive, trail[:-1])
@@ -170,18 +170,19 @@ def test_long_sequences_twice_the_same(device, steps, batch, size, given):
 
 def test_nothing_is_saved_unless_backward_follows(device, form):
     arguments = problem(device=device)
-    trail, saved = gpu.forward(*arguments, save=False)
+    states, trail, saved = gpu.forward(*arguments, save=False)
     assert saved == ()
-    assert torch.equal(trail, gpu.forward(*arguments, save=True)[0])
+    assert torch.equal(states, trail[1:])
+    assert torch.equal(states, gpu.forward(*arguments, save=True)[0])
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_drive_is_computed_in_float32(device, half):
     drive, *rest = problem(steps=2, dtype=torch.float32, device=device)
     assert gpu.supports(drive.to(half), *rest)
-    trail, _ = gpu.forward(drive.to(half), *rest, save=False)
+    _, trail, _ = gpu.forward(drive.to(half), *rest, save=False)
     assert trail.dtype == torch.float32
-    assert torch.equal(trail, gpu.forward(drive.to(half).float(), *rest, save=False)[0])
+    assert torch.equal(trail[1:], gpu.forward(drive.to(half).float(), *rest, save=False)[0])
 
 
 def test_any_strides_are_taken(device):
@@ -205,7 +206,7 @@ def test_activations_over_their_whole_range(device, dtype, nonlinearity):
     slow = SlowWeights(torch.zeros(25, 25, dtype=dtype, device=device), None, None)
     hidden = torch.zeros(1, 25, dtype=dtype, device=device)
     rule = Rule(nonlinearity=nonlinearity, inner_steps=0)
-    trail, _ = gpu.forward(numbers.to(device).view(1, 1, 25), hidden, None, slow, rule, False)
+    _, trail, _ = gpu.forward(numbers.to(device).view(1, 1, 25), hidden, None, slow, rule, False)
     wanted = getattr(torch, nonlinearity)(numbers)
     few_ulps = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(

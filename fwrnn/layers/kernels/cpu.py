@@ -46,20 +46,22 @@ def forward(
     slow: SlowWeights,
     rule: Rule,
     save: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """h(0) … h(T), (T + 1, B, H), and what ``backward`` needs, if ``save``.
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """h(1) … h(T), (T, B, H); h(0) … h(T), (T + 1, B, H), apart; and what ``backward`` needs.
 
-    Arguments are those of ``fwrnn.layers.kernels.recurrence``; nothing here is differentiated.
+    Arguments are those of ``fwrnn.layers.kernels.recurrence``, and ``save``, whether ``backward``
+    will follow; nothing here is differentiated.
     """
     plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
     trail = _empty((steps + 1, batch, units), hidden.dtype)
     trail[0] = hidden
+    states = _empty(drive.shape, hidden.dtype)
     saved = _empty((plan.saved_sizes[save],), hidden.dtype)
     drive = drive.to(hidden.dtype).contiguous()
-    inputs = (drive, *_contiguous(memory, *slow), trail, saved)
+    inputs = (drive, *_contiguous(memory, *slow), states, trail, saved)
     plan.run(0, save, inputs, ())
-    return trail, (saved,) if save else ()
+    return states, trail, (saved,) if save else ()
 
 
 def backward(
@@ -76,19 +78,17 @@ def backward(
     That of ``weight_hh`` follows from the first and ``trail`` in one matrix product.
     """
     plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule)
-    grad_states = grad_states.contiguous()
+    if not grad_states.is_contiguous():  # that of a sum is one number, expanded
+        grad_states = _empty(drive.shape, trail.dtype).copy_(grad_states)
     grad_drive, grad_hidden = _empty(drive.shape, trail.dtype), torch.empty_like(trail[0])
     grad_memory = None if memory is None else _empty(memory.shape, trail.dtype)
-    grad_gain = grad_shift = None
-    if slow.norm_weight is not None:  # a row per block, so that the order of the sum is fixed
-        rows = trail.new_empty(2, plan.blocks, trail.shape[-1])
-        grad_gain, grad_shift = rows
-    inputs = (None, *_contiguous(memory, *slow), trail, *saved)
-    grads = (grad_states, grad_drive, grad_hidden, grad_memory, grad_gain, grad_shift)
-    plan.run(1, True, inputs, grads)
+    grad_norms = None  # of gain and bias; a row for each block after that of their sum
     if slow.norm_weight is not None:
-        grad_gain, grad_shift = rows.sum(1)
-    return grad_drive, grad_hidden, grad_memory, grad_gain, grad_shift
+        grad_norms = trail.new_empty(1 + plan.blocks, 2, trail.shape[-1])
+    inputs = (None, *_contiguous(memory, *slow), None, trail, *saved)
+    plan.run(1, True, inputs, (grad_states, grad_drive, grad_hidden, grad_memory, grad_norms))
+    norms = (None, None) if grad_norms is None else (grad_norms[0, 0], grad_norms[0, 1])
+    return grad_drive, grad_hidden, grad_memory, *norms
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -173,9 +173,9 @@ class _Plan:
         addresses = [
             0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, work, *grads)
         ]
-        addresses += [0] * (6 - len(grads))
+        addresses += [0] * (5 - len(grads))
         sizes = (save, *self._layouts[save], work_size)
-        call = array("q", (0, 0, *self._constants, *sizes, *addresses))
+        call = array("q", (0, 0, 0, *self._constants, *sizes, *addresses))
         _run_team(self.loops[which], call.buffer_info()[0], self.threads)
 
 

@@ -29,15 +29,15 @@ GROUP = 4  # past states attended to at once; rows up to the next multiple exist
 
 # What a call passes to the loops, each a 64-bit integer: two counters that the threads share, sizes
 # and switches, and the addresses of arrays, 0 for none.
-COUNTERS = ("next_block", "next_slot")
+COUNTERS = ("next_block", "next_slot", "blocks_done")
 CONSTANTS = (
     "version", "blocks", "steps", "batch", "units", "inner_steps", "chunk",
     "tanh", "layer_norm", "identity", "previous", "powers", "strengths",
 )  # fmt: skip
 SIZES = ("save", "normed_at", "scales_at", "borders_at", "work_size")
 ARRAYS = (
-    "drive", "memory", "weight", "gain", "shift", "trail", "saved", "work",
-    "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_gain", "grad_shift",
+    "drive", "memory", "weight", "gain", "shift", "states", "trail", "saved", "work",
+    "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_norms",
 )  # fmt: skip
 CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)])
 # Numba's cache on disk notices changes of this file, but not of ``simd``; it does notice other
@@ -60,14 +60,14 @@ def _gather(source, start, units, sequences, target, at):
     lanes = simd.width(source)
     tile = lanes // 2
     for lane in range(0, lanes, tile):
-        full = lane + tile <= sequences
-        unit = 0
-        while full and unit + tile <= units:
+        done = 0
+        while done < units and units >= tile and lane + tile <= sequences:
+            unit = min(done, units - tile)  # the last tile may do some units again
             simd.transpose_tile(
                 source, start + lane * units + unit, units, target, at + unit * lanes + lane, lanes
             )
-            unit += tile
-        for u in range(unit, units):
+            done = unit + tile
+        for u in range(done, units):
             for k in range(lane, lane + tile):
                 target[at + u * lanes + k] = source[start + k * units + u] if k < sequences else 0
 
@@ -78,14 +78,14 @@ def _scatter(source, at, units, sequences, target, start):
     lanes = simd.width(source)
     tile = lanes // 2
     for lane in range(0, lanes, tile):
-        full = lane + tile <= sequences
-        unit = 0
-        while full and unit + tile <= units:
+        done = 0
+        while done < units and units >= tile and lane + tile <= sequences:
+            unit = min(done, units - tile)
             simd.transpose_tile(
                 source, at + unit * lanes + lane, lanes, target, start + lane * units + unit, units
             )
-            unit += tile
-        for u in range(unit, units):
+            done = unit + tile
+        for u in range(done, units):
             for k in range(lane, min(lane + tile, sequences)):
                 target[start + k * units + u] = source[at + u * lanes + k]
 
@@ -425,6 +425,7 @@ def _forward_block(c, kind, block, slot):
                 store(saved, c.scales_at + inner * lanes, _normalise(saved, z, units))
             asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
             _outer_activation(c, saved, z, gain, shift, work, asked)
+        _scatter(work, new, units, sequences, _array(c.states, kind), step * units)
         _scatter(work, new, units, sequences, trail, (step + c.batch) * units)
 
 
@@ -533,11 +534,20 @@ def _backward_block(c, kind, block, slot):
         grad_memory = _array(c.grad_memory, kind)
         _scatter(work, grad_matrix, square, sequences, grad_memory, first * square)
     if c.layer_norm:
-        grad_gain, grad_shift = _array(c.grad_gain, kind), _array(c.grad_shift, kind)
-        for i in range(units):
-            here = totals + i * lanes
-            grad_gain[block * units + i] = simd.total(load(work, here))
-            grad_shift[block * units + i] = simd.total(load(work, here + row))
+        grad_norms = _array(c.grad_norms, kind)
+        for i in range(2 * units):  # first of the gain, then of the bias
+            grad_norms[(block + 1) * 2 * units + i] = simd.total(load(work, totals + i * lanes))
+
+
+@njit
+def _sum_norms(c, kind):
+    """Row 0 of ``grad_norms`` becomes the sum of the rows of all blocks, always in their order."""
+    grad_norms, width = _array(c.grad_norms, kind), 2 * c.units
+    for i in range(width):
+        found = grad_norms[width + i]
+        for block in range(1, c.blocks):
+            found += grad_norms[(block + 1) * width + i]
+        grad_norms[i] = found
 
 
 def build(kind, cache: bool):
@@ -564,6 +574,8 @@ def build(kind, cache: bool):
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
         while block < c.blocks and c.version == version:
             _backward_block(c, kind, block, slot)
+            if simd.claim(counters, 2) == c.blocks - 1 and c.layer_norm:
+                _sum_norms(c, kind)  # the last block is done
             block = simd.claim(counters, 0)
 
     return forward, backward

@@ -38,12 +38,12 @@ class FusedRecurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, implementation, rule, save, drive, hidden, memory, *weights):
         slow = SlowWeights(*weights)
-        trail, saved = implementation.forward(drive, hidden, memory, slow, rule, save)
+        states, trail, saved = implementation.forward(drive, hidden, memory, slow, rule, save)
         ctx.implementation, ctx.rule = implementation, rule
         ctx.set_materialize_grads(False)
         if save:
             ctx.save_for_backward(trail, drive, hidden, memory, *weights, *saved)
-        return trail[1:].clone(), trail
+        return states, trail
 
     @staticmethod
     def backward(ctx, grad_states, grad_trail):

@@ -83,7 +83,7 @@ def forward(
     slow: SlowWeights,
     rule: Rule,
     save: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Every state of whole sequences, without autograd.
 
     Args:
@@ -95,8 +95,9 @@ def forward(
         save: whether ``backward`` will follow.
 
     Returns:
-        h(0) … h(T), (T + 1, B, H) in the dtype of ``hidden``, and what ``backward`` wants of the
-        forward pass: about 2·S·T·B·H numbers, nothing without ``save``.
+        h(1) … h(T), (T, B, H) in the dtype of ``hidden``; h(0) … h(T), (T + 1, B, H), apart; and
+        what ``backward`` wants of the forward pass: about 2·S·T·B·H numbers, nothing without
+        ``save``.
     """
     from fwrnn.layers.kernels import triton_loops
 
@@ -129,7 +130,7 @@ def forward(
             **constants,
             **plan,
         )
-    return trail, kept if save else ()
+    return trail[1:].clone(), trail, kept if save else ()
 
 
 def backward(

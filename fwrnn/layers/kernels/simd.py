@@ -354,14 +354,17 @@ def weigh_rows(typing, start, rows, array, at, stride):
 
 @intrinsic
 def claim(typing, counters, index):
-    """Add 1 to ``counters[index]`` and return what it was, as one atomic step."""
+    """Add 1 to ``counters[index]`` and return what it was, as one atomic step.
+
+    What a thread wrote before its claim can be read by those that claim after it.
+    """
 
     def generate(context, builder, signature, arguments):
         pointer = _pointer(
             context, builder, counters, *arguments, context.get_value_type(counters.dtype)
         )
         one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", pointer, one, "monotonic")
+        return builder.atomic_rmw("add", pointer, one, "acq_rel")
 
     return types.int64(counters, types.intp), generate
 
