@@ -100,8 +100,8 @@ FULL = Plan(
     growth_batch=128,
     lengths=(50, 100, 200, 500, 1000, 2000, 5000),
     widths=(20, 50, 100, 200, 500, 1024),
-    budget=8.0,
-    patience=60.0,
+    budget=5.0,
+    patience=25.0,
     memory=None,
 )
 
