@@ -121,8 +121,8 @@ def _call(name, builder, values):
 
 @intrinsic
 def fma(typing, a, b, c):
-    """a · b + c, rounded once."""
-    return a(a, a, a), lambda context, builder, signature, values: _call("fma", builder, values)
+    """a · b + c, in one instruction where the machine has one."""
+    return a(a, a, a), lambda context, builder, signature, values: _call("fmuladd", builder, values)
 
 
 @intrinsic
@@ -274,7 +274,7 @@ def _rowwise(read):
 
 
 def _fma(builder, a, b, c):
-    return _call("fma", builder, [a, b, c])
+    return _call("fmuladd", builder, [a, b, c])
 
 
 # rows[r] + array[at + r·stride …] · vector, lane by lane; and the same with one number for a row.
