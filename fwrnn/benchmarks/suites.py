@@ -91,8 +91,8 @@ QUICK = Plan(
     growth_batch=64,
     lengths=(50, 200, 500, 2000),
     widths=(20, 64, 200),
-    budget=0.6,
-    patience=4.0,
+    budget=0.45,
+    patience=3.0,
     memory=2**31,
 )
 FULL = Plan(

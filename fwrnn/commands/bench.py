@@ -56,7 +56,7 @@ def parser() -> Parser:
     parser = Parser(
         prog="fwrnn bench",
         description="How fast the layer is on this machine, beside torch.nn's LSTM, GRU and RNN: "
-        "tables, bench.json, bench.md and bench.png. Takes about a minute.",
+        "tables, bench.json, bench.md and bench.png. Takes under a minute.",
     )
     parser.add_argument(
         "--full", action="store_true", help="longer sequences, larger layers: takes minutes"
@@ -121,10 +121,11 @@ def bench(
     import torch
 
     from fwrnn.benchmarks import machine, suites
-    from fwrnn.commands.assembly import choose_device
+    from fwrnn.commands.assembly import choose_device, keep_freed_memory
     from fwrnn.reports.results import commit
 
     where = choose_device(device)
+    keep_freed_memory()  # as training does
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
