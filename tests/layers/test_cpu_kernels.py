@@ -107,6 +107,23 @@ def test_not_a_number_stays_in_its_sequence():
     torch.testing.assert_close(output[:, others], clean[:, others], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_activations_over_their_whole_range(dtype, nonlinearity):
+    numbers = torch.cat([torch.logspace(-30, 3, 500), torch.linspace(0, 25, 500)]).to(dtype)
+    ends = torch.tensor([0.0, float("inf"), -float("inf"), float("nan")], dtype=dtype)
+    numbers = torch.cat([numbers, -numbers, ends])
+    made = FastWeightsRNN(len(numbers), len(numbers), nonlinearity=nonlinearity, bias=False,
+                          inner_steps=0, dtype=dtype, backend="numba")  # fmt: skip
+    slow = made._slow_weights("_l0")._replace(norm_weight=None, norm_bias=None)
+    drive, hidden = numbers.view(1, 1, -1), torch.zeros(1, len(numbers), dtype=dtype)
+    with torch.no_grad():
+        states, *_ = cpu.forward(drive, hidden, None, slow, made._rule(), False)
+    few_ulps = 4 * torch.finfo(dtype).eps
+    wanted = getattr(torch, nonlinearity)(numbers)
+    torch.testing.assert_close(states.flatten(), wanted, rtol=few_ulps, atol=0, equal_nan=True)
+
+
 def test_auto_is_the_fused_form_where_it_reaches():
     made = FastWeightsRNN(5, 7)
     x = torch.randn(6, 3, 5)
