@@ -60,7 +60,7 @@ def forward(
     saved = _empty((plan.saved_sizes[save],), hidden.dtype)
     drive = drive.to(hidden.dtype).contiguous()
     inputs = (drive, *_contiguous(memory, *slow), states, trail, saved)
-    plan.run(0, save, inputs, ())
+    plan.run(0, save, inputs)
     return states, trail, (saved,) if save else ()
 
 
@@ -136,6 +136,8 @@ class _Plan:
     def __init__(self, steps, batch, units, dtype, given, normalised, rule: Rule, threads):
         from fwrnn.layers.kernels import cpu_loops, simd
 
+        self._counters = (0,) * len(cpu_loops.COUNTERS)
+        self._arrays = len(cpu_loops.ARRAYS)
         lanes = simd.VECTOR_BYTES // dtype.itemsize
         row, chunk = units * lanes, chunk_length(steps, units)
         self.loops, self.dtype = _loops(dtype), dtype
@@ -166,16 +168,16 @@ class _Plan:
 
     cached = functools.lru_cache(maxsize=256)(lambda *key: _Plan(*key))
 
-    def run(self, which: int, save: bool, inputs: tuple, grads: tuple) -> None:
+    def run(self, which: int, save: bool, inputs: tuple, grads: tuple = ()) -> None:
         """Run loop 0 (forward) or 1 (backward); arrays in the order of ``cpu_loops.ARRAYS``."""
         work_size = self._work_sizes[which]
         work = torch.empty(self.threads * work_size, dtype=self.dtype)
         addresses = [
             0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, work, *grads)
         ]
-        addresses += [0] * (5 - len(grads))
+        addresses += [0] * (self._arrays - len(addresses))
         sizes = (save, *self._layouts[save], work_size)
-        call = array("q", (0, 0, 0, *self._constants, *sizes, *addresses))
+        call = array("q", (*self._counters, *self._constants, *sizes, *addresses))
         _run_team(self.loops[which], call.buffer_info()[0], self.threads)
 
 

@@ -22,13 +22,15 @@ from pathlib import Path
 import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
+from fwrnn.layers import equations
+from fwrnn.layers.equations import NORM_EPS
 from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.simd import MANY, broadcast, fma, load, store
 
 GROUP = 4  # past states attended to at once; rows up to the next multiple exist and are finite
 
-# What a call passes to the loops, each a 64-bit integer: two counters that the threads share, sizes
-# and switches, and the addresses of arrays, 0 for none.
+# What a call passes to the loops, each a 64-bit integer: counters that the threads share, sizes and
+# switches, and the addresses of arrays, 0 for none.
 COUNTERS = ("next_block", "next_slot", "blocks_done")
 CONSTANTS = (
     "version", "blocks", "steps", "batch", "units", "inner_steps", "chunk",
@@ -40,14 +42,14 @@ ARRAYS = (
     "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_norms",
 )  # fmt: skip
 CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)])
-# Numba's cache on disk notices changes of this file, but not of ``simd``; it does notice other
-# values of a variable around a function, which this becomes in ``build``.
-VERSION = zlib.crc32(Path(__file__).read_bytes() + Path(simd.__file__).read_bytes())
-EPSILON = 1e-5
+# Numba's cache on disk notices changes of this file, but not of what it imports; it does notice
+# other values of a variable around a function, which this becomes in ``build``.
+SOURCES = (__file__, simd.__file__, equations.__file__)
+VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
 
 
 def work_rows(units: int, chunk: int, inner_steps: int, matrix: bool, backward: bool) -> int:
-    """Rows of the ``work`` array of one thread: see ``_forward`` and ``_backward``."""
+    """Rows of the ``work`` array of one thread: see the two blocks' loops."""
     past = chunk + 1 + GROUP
     if not backward:
         return past + 2 + matrix * units
@@ -239,7 +241,7 @@ def _normalise(z, z_at, units):
         centred = load(z, at) - mean
         store(z, at, centred)
         variance = fma(centred, centred, variance)
-    scale = simd.number(z, 1) / simd.sqrt(variance / count + simd.number(z, EPSILON))
+    scale = simd.number(z, 1) / simd.sqrt(variance / count + simd.number(z, NORM_EPS))
     for at in range(z_at, end, lanes):
         store(z, at, load(z, at) * scale)
     return scale
