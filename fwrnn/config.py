@@ -1,7 +1,8 @@
 """The typed schema of every configuration. The values and what they mean are in ``conf/``.
 
 A file in ``conf/task`` or ``conf/trainer`` names its schema by ``name``, one in ``conf/model`` by
-``core``, so that several models can share one.
+``core``, so that several models can share one. A key with a default here came later than others:
+runs that were recorded before it did without.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ Boundary = Enum("Boundary", ["sustained", "identity"])
 InnerStart = Enum("InnerStart", ["candidate", "previous"])
 Backend = Enum("Backend", ["auto", "matrix", "attention", "numba", "triton"])
 Schedule = Enum("Schedule", ["constant", "linear", "cosine"])
+Dataset = Enum("Dataset", ["mnist", "digits"])
+Layout = Enum("Layout", ["synthetic", "multi_pie", "folders"])
 
 
 @dataclass
@@ -26,21 +29,61 @@ class AssocRetrievalConfig:
 
 
 @dataclass
-class ModelConfig:
+class MnistGlimpsesConfig:
     name: str
-    core: str
-    hidden_size: int
-    embedding_size: int
-    encoding_size: int
-    head_size: int
-
-    def __post_init__(self):
-        for name in ("hidden_size", "embedding_size", "encoding_size", "head_size"):
-            _at_least(1, name, getattr(self, name))
+    dataset: Dataset
+    data_dir: str | None
+    train_on_all: bool
+    shift: float
+    rotation: float
 
 
 @dataclass
-class FastWeightsConfig(ModelConfig):
+class FacialExpressionConfig:
+    name: str
+    layout: Layout
+    data_dir: str | None
+    cache_dir: str | None
+    cameras: list[str]
+    val_identities: int
+    test_identities: int
+    identities: int
+    images_per_identity: int
+    max_unreadable: float
+    shift: float
+    rotation: float
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """What every model has: its width, the head, and how it is regularised."""
+
+    name: str
+    core: str
+    hidden_size: int
+    head_size: int
+    input_dropout: float = 0.0
+    encoding_dropout: float = 0.0
+    head_dropout: float = 0.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name.endswith("_size"):
+                _at_least(1, name, value)
+            if name.endswith("dropout") and not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}; 0 turns it off")
+
+
+@dataclass(kw_only=True)
+class RecurrentConfig(ModelConfig):
+    """A recurrent core behind the shared encoder."""
+
+    embedding_size: int
+    encoding_size: int
+
+
+@dataclass(kw_only=True)
+class FastWeightsConfig(RecurrentConfig):
     decay: float
     fast_lr: float
     inner_steps: int
@@ -51,8 +94,23 @@ class FastWeightsConfig(ModelConfig):
     backend: Backend
 
 
-@dataclass
-class AssociativeLSTMConfig(ModelConfig):
+@dataclass(kw_only=True)
+class MultiLevelConfig(RecurrentConfig):
+    decay: float
+    fast_lr: float
+    inner_steps: int
+    nonlinearity: Nonlinearity
+    layer_norm: bool
+    integration_dropout: float
+
+
+@dataclass(kw_only=True)
+class ConvNetConfig(ModelConfig):
+    layers: int
+
+
+@dataclass(kw_only=True)
+class AssociativeLSTMConfig(RecurrentConfig):
     copies: int
     heads: int
 
@@ -63,6 +121,8 @@ class SupervisedConfig:
     max_updates: int
     batch_size: int
     learning_rate: float
+    weight_decay: float
+    label_smoothing: float
     schedule: Schedule
     warmup_updates: int
     clip_norm: float | None
@@ -80,6 +140,10 @@ class SupervisedConfig:
         _at_least(0, "warmup_updates", self.warmup_updates)
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 1e-3")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(
                 f"clip_norm must be positive, got {self.clip_norm}; null turns clipping off"
@@ -110,14 +174,23 @@ class Config:
 
 
 SCHEMAS: dict[str, tuple[str, dict[str, type]]] = {
-    "task": ("name", {"assoc_retrieval": AssocRetrievalConfig}),
+    "task": (
+        "name",
+        {
+            "assoc_retrieval": AssocRetrievalConfig,
+            "mnist_glimpses": MnistGlimpsesConfig,
+            "facial_expression": FacialExpressionConfig,
+        },
+    ),
     "model": (
         "core",
         {
             "fast_weights": FastWeightsConfig,
-            "lstm": ModelConfig,
-            "irnn": ModelConfig,
+            "multilevel": MultiLevelConfig,
+            "lstm": RecurrentConfig,
+            "irnn": RecurrentConfig,
             "associative_lstm": AssociativeLSTMConfig,
+            "convnet": ConvNetConfig,
         },
     ),
     "trainer": ("name", {"supervised": SupervisedConfig}),

@@ -8,18 +8,32 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class TaskSpec:
-    """What a model must know of a task: how many symbols its sequences use, how many classes."""
+class Symbols:
+    """Inputs are sequences of symbols: (N, T) integers below ``vocabulary``."""
 
     vocabulary: int
-    classes: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Inputs are square grey images: (N, size, size) bytes, 0 black to 255 white."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model must know of a task: what its inputs are, and the names of its classes."""
+
+    inputs: Symbols | Images
+    labels: tuple[str, ...]
 
 
 class Examples(NamedTuple):
     """A split of a task, whole in memory.
 
-    ``inputs`` (N, T) are symbols, integers below ``TaskSpec.vocabulary``; ``targets`` (N) are
-    integers below ``TaskSpec.classes``.
+    ``inputs`` (N, …) are as ``TaskSpec.inputs`` says; ``targets`` (N) are int64 indices into
+    ``TaskSpec.labels``.
     """
 
     inputs: Tensor
@@ -32,11 +46,13 @@ class Examples(NamedTuple):
 class SupervisedTask(Protocol):
     """A task with examples and answers.
 
-    ``resample`` tells that the training examples differ in every epoch. ``split`` makes a split,
-    "train", "val" or "test"; the same arguments give the same examples.
+    ``resample`` tells that the training examples differ in every epoch, and ``held_out`` that the
+    validation examples are not among them, so that the best weights can be chosen by them.
+    ``split`` makes a split, "train", "val" or "test"; the same arguments give the same examples.
     """
 
     spec: TaskSpec
     resample: bool
+    held_out: bool
 
     def split(self, name: str, epoch: int = 0) -> Examples: ...

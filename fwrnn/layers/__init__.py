@@ -3,6 +3,7 @@
 from fwrnn.layers.associative_lstm import AssociativeLSTM, AssociativeLSTMState
 from fwrnn.layers.fast_weights import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
 from fwrnn.layers.irnn import IRNN
+from fwrnn.layers.multilevel import MultiLevelFastWeights
 
 __all__ = [
     "AssociativeLSTM",
@@ -11,4 +12,5 @@ __all__ = [
     "FastWeightsRNNCell",
     "FastWeightsState",
     "IRNN",
+    "MultiLevelFastWeights",
 ]

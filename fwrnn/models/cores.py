@@ -1,6 +1,7 @@
 """The recurrent cores. A core = one function here, one line in ``CORES``, one YAML.
 
-A core maps (T, B, I) to (T, B, H) and a state, as ``torch.nn.RNN`` does.
+A core maps (T, B, I) to states (…, B, H), the last of which is what the head sees, and to what it
+would go on from, as ``torch.nn.RNN`` does.
 """
 
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fwrnn.config import AssociativeLSTMConfig, FastWeightsConfig, ModelConfig
-from fwrnn.layers import IRNN, AssociativeLSTM, FastWeightsRNN
+from fwrnn.config import AssociativeLSTMConfig, FastWeightsConfig, MultiLevelConfig, RecurrentConfig
+from fwrnn.layers import IRNN, AssociativeLSTM, FastWeightsRNN, MultiLevelFastWeights
+from fwrnn.models import glimpses
 
 
 def fast_weights(config: FastWeightsConfig, input_size: int) -> nn.Module:
@@ -27,11 +29,25 @@ def fast_weights(config: FastWeightsConfig, input_size: int) -> nn.Module:
     )
 
 
-def lstm(config: ModelConfig, input_size: int) -> nn.Module:
+def multilevel(config: MultiLevelConfig, input_size: int) -> nn.Module:
+    return MultiLevelFastWeights(
+        input_size,
+        config.hidden_size,
+        fine=glimpses.FINE,
+        decay=config.decay,
+        fast_lr=config.fast_lr,
+        inner_steps=config.inner_steps,
+        nonlinearity=config.nonlinearity.name,
+        layer_norm=config.layer_norm,
+        dropout=config.integration_dropout,
+    )
+
+
+def lstm(config: RecurrentConfig, input_size: int) -> nn.Module:
     return nn.LSTM(input_size, config.hidden_size)
 
 
-def irnn(config: ModelConfig, input_size: int) -> nn.Module:
+def irnn(config: RecurrentConfig, input_size: int) -> nn.Module:
     return IRNN(input_size, config.hidden_size)
 
 
@@ -41,14 +57,15 @@ def associative_lstm(config: AssociativeLSTMConfig, input_size: int) -> nn.Modul
 
 CORES: dict[str, Callable[..., nn.Module]] = {
     "fast_weights": fast_weights,
+    "multilevel": multilevel,
     "lstm": lstm,
     "irnn": irnn,
     "associative_lstm": associative_lstm,
 }
 
 
-def state_size(core: nn.Module, input_size: int) -> int:
-    """How many numbers ``core`` carries from step to step for one sequence."""
+def state_size(core: nn.Module, input_size: int, steps: int) -> int:
+    """How many numbers ``core`` carries on for one sequence."""
     with torch.no_grad():
-        _, state = core(next(core.parameters()).new_zeros(1, 1, input_size))
+        _, state = core(next(core.parameters()).new_zeros(steps, 1, input_size))
     return sum(part.numel() for part in ((state,) if isinstance(state, Tensor) else state))

@@ -2,13 +2,13 @@
 
 import torch
 
-from fwrnn.interfaces import TaskSpec
+from fwrnn.interfaces import Symbols, TaskSpec
 from fwrnn.models import build_model
 from fwrnn.reports.memory import MemoryPicture, has_memory, look_inside
 from fwrnn.reports.results import commit, flat_settings
 from tests.commands.compose import compose
 
-SPEC = TaskSpec(vocabulary=37, classes=10)
+SPEC = TaskSpec(Symbols(vocabulary=37), labels=tuple("0123456789"))
 
 
 def test_picture_has_a_column_per_sequence_and_can_be_drawn_again():

@@ -1,0 +1,116 @@
+"""The networks: what sees the inputs, and one head for all (section 4 of the paper)."""
+
+from torch import Tensor, nn
+
+from fwrnn.config import ConvNetConfig, ModelConfig, RecurrentConfig
+from fwrnn.interfaces import Images, TaskSpec
+from fwrnn.layers.initialization import linear
+from fwrnn.models import glimpses
+from fwrnn.models.cores import CORES, state_size
+from fwrnn.models.encoders import GlimpseEncoder, SymbolEncoder
+
+
+class Classifier(nn.Module):
+    """A body that ends in ``hidden_size`` features → ReLU layer → logits.
+
+    The head is the same for all models. ``state_size`` is how many numbers the body carries from
+    step to step for one sequence.
+    """
+
+    state_size: int
+
+    def add_head(self, spec: TaskSpec, config: ModelConfig) -> None:
+        """To be called last: the head's first weights are drawn after those of the body."""
+        self.head = nn.Sequential(
+            linear(config.hidden_size, config.head_size),
+            nn.ReLU(),
+            linear(config.head_size, len(spec.labels)),
+        )
+        self.head_dropout = nn.Dropout(config.head_dropout)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, …) → (B, hidden_size)."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, …) → logits (B, classes)."""
+        return self.head(self.head_dropout(self.features(inputs)))
+
+    @property
+    def parameter_count(self) -> int:
+        """Learned numbers of the whole network."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class SequenceClassifier(Classifier):
+    """Encoder → recurrent core → the last state. Only the core differs from model to model."""
+
+    def __init__(self, spec: TaskSpec, config: RecurrentConfig):
+        images = isinstance(spec.inputs, Images)
+        if config.core == "multilevel" and not images:
+            raise ValueError(_NEEDS_IMAGES.format(config.name))
+        if config.input_dropout and not images:
+            raise ValueError("input_dropout is for pixels, which this task has not; set it to 0")
+        super().__init__()
+        self.encoder = (GlimpseEncoder if images else SymbolEncoder)(spec.inputs, config)
+        self.core = CORES[config.core](config, config.encoding_size)
+        steps = glimpses.STEPS if images else 1
+        self.state_size = state_size(self.core, config.encoding_size, steps)
+        self.add_head(spec, config)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        outputs, _ = self.core(self.encoder(inputs))
+        return outputs[-1]
+
+
+class GlimpseConvNet(Classifier):
+    """The paper's other baseline: a convolutional network on the same glimpses.
+
+    "Three layers" for MNIST, "two with 12×12 receptive fields" for faces is all that the paper
+    says. Ours: the first layer has the P×P glimpses, fine and coarse, as its receptive fields, with
+    the same filters for all; of three layers the second joins what it found in a quadrant and the
+    third the four quadrants, of two the second joins everything. Each has ``hidden_size`` filters
+    and a ReLU. ``encoding_dropout`` acts between the layers.
+    """
+
+    state_size = 0
+
+    def __init__(self, spec: TaskSpec, config: ConvNetConfig):
+        if not isinstance(spec.inputs, Images):
+            raise ValueError(_NEEDS_IMAGES.format(config.name))
+        if config.layers not in (2, 3):
+            raise ValueError(f"layers must be 2 or 3, got {config.layers}")
+        super().__init__()
+        filters, quadrant = config.hidden_size, (1 + glimpses.FINE) * config.hidden_size
+        self.pixel_dropout = nn.Dropout(config.input_dropout)
+        self.dropout = nn.Dropout(config.encoding_dropout)
+        self.glimpse = linear(glimpses.patch_size(spec.inputs) ** 2, filters)
+        self.quadrant = linear(quadrant, filters) if config.layers == 3 else None
+        joined = filters if config.layers == 3 else quadrant
+        self.image = linear(glimpses.QUADRANTS * joined, filters)
+        self.add_head(spec, config)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        seen = self.glimpse(self.pixel_dropout(glimpses.cut(inputs))).relu()  # (20, B, filters)
+        seen = self.dropout(seen).unflatten(0, (glimpses.QUADRANTS, -1))
+        seen = seen.transpose(1, 2).flatten(2)  # (4, B, 5 · filters)
+        if self.quadrant is not None:
+            seen = self.dropout(self.quadrant(seen).relu())
+        return self.image(seen.transpose(0, 1).flatten(1)).relu()
+
+
+_NEEDS_IMAGES = (
+    "name: '{}' looks at images in glimpses, and this task has none; choose task=mnist_glimpses or "
+    "task=facial_expression, or another model"
+)
+
+
+def build_model(config: ModelConfig, spec: TaskSpec) -> Classifier:
+    """The network that a configuration describes, for a task's inputs and classes.
+
+    Raises:
+        ValueError: a setting that it does not take, or a task that it cannot be used for.
+    """
+    if isinstance(config, ConvNetConfig):
+        return GlimpseConvNet(spec, config)
+    return SequenceClassifier(spec, config)
