@@ -2,11 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 
 from fwrnn.interfaces import SupervisedTask
 from fwrnn.tasks.assoc_retrieval import AssocRetrieval
+from fwrnn.tasks.facial_expression import FacialExpression
+from fwrnn.tasks.mnist_glimpses import MnistGlimpses
 
-TASKS: dict[str, Callable[..., SupervisedTask]] = {"assoc_retrieval": AssocRetrieval}
+TASKS: dict[str, Callable[..., SupervisedTask]] = {
+    "assoc_retrieval": AssocRetrieval,
+    "mnist_glimpses": MnistGlimpses,
+    "facial_expression": FacialExpression,
+}
 
 
 def build_task(config, seed: int) -> SupervisedTask:
@@ -14,6 +21,7 @@ def build_task(config, seed: int) -> SupervisedTask:
 
     Raises:
         ValueError: a setting out of range.
+        UserError: its data are missing or broken.
     """
-    settings = asdict(config)
+    settings = {k: v.name if isinstance(v, Enum) else v for k, v in asdict(config).items()}
     return TASKS[settings.pop("name")](**settings, seed=seed)

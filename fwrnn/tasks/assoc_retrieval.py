@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwrnn.interfaces import Examples, TaskSpec
+from fwrnn.interfaces import Examples, Symbols, TaskSpec
 
 SYMBOLS = string.ascii_lowercase + string.digits + "?"
 _FIRST_DIGIT = SYMBOLS.index("0")
@@ -41,7 +41,8 @@ class AssocRetrieval:
         ValueError: ``pairs`` outside 1 … 26, or an empty split.
     """
 
-    spec = TaskSpec(vocabulary=len(SYMBOLS), classes=10)
+    spec = TaskSpec(Symbols(vocabulary=len(SYMBOLS)), labels=tuple(string.digits))
+    held_out = True
 
     def __init__(
         self,
