@@ -1,33 +1,64 @@
-"""Print the README's table of results, in Markdown, from the runs in outputs/paper/table1.
+"""Print a table of the README, in Markdown, from the runs kept in outputs/paper.
 
-python scripts/table1.py
+    python scripts/table.py table1
+
+A row per model and size; errors seed by seed and their mean, in per cent.
 """
 
+import argparse
 import json
 from pathlib import Path
+from statistics import mean, stdev
 
-RUNS = Path(__file__).parents[1] / "outputs" / "paper" / "table1"
-PUBLISHED = {  # test error in per cent, arXiv:1610.06258v3, table 1
-    "fast_weights": {20: 1.81, 50: 0.0, 100: 0.0},
-    "associative_lstm": {20: 60.13, 50: 1.62, 100: 0.0},
-    "lstm": {20: 60.81, 50: 1.85, 100: 0.0},
-    "irnn": {20: 62.11, 50: 60.23, 100: 0.34},
+RUNS = Path(__file__).parents[1] / "outputs" / "paper"
+PUBLISHED = {  # test errors in per cent, arXiv:1610.06258v3
+    "table1": {
+        "fast_weights": {20: 1.81, 50: 0.0, 100: 0.0},
+        "associative_lstm": {20: 60.13, 50: 1.62, 100: 0.0},
+        "lstm": {20: 60.81, 50: 1.85, 100: 0.0},
+        "irnn": {20: 62.11, 50: 60.23, 100: 0.34},
+    },
+    "table2": {
+        "multilevel": {50: 7.21, 100: 1.30, 200: 0.85},
+        "convnet": {50: 1.81, 100: 1.00, 200: 0.90},
+        "lstm": {50: 12.0, 100: 1.55, 200: 1.10},
+        "irnn": {50: 12.95, 100: 1.95, 200: 1.42},
+    },
+    "table3": {  # of another data set, Multi-PIE, and accuracies there
+        "multilevel": {200: 100 - 86.34},
+        "convnet": {200: 100 - 88.23},
+        "lstm": {200: 100 - 81.32},
+        "irnn": {200: 100 - 81.11},
+    },
 }
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=PUBLISHED)
+    table = parser.parse_args().table
     cells: dict[tuple[str, int], list[dict]] = {}
-    for path in sorted(RUNS.glob("*/seed*/metrics.json")):
+    for path in sorted((RUNS / table).glob("*/seed*/metrics.json")):
         metrics = json.loads(path.read_text())
         cells.setdefault((metrics["model"], metrics["hidden_size"]), []).append(metrics)
-    print("| model | units | the paper's | test error, seed by seed | updates | commit |")
-    print("|---|---|---|---|---|---|")
-    for (model, size), runs in sorted(cells.items()):
-        errors = ", ".join(f"{100 * run['test_error']:.3g} %" for run in runs)
-        updates = ", ".join(f"{run['updates']:,}" for run in runs)
-        commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for run in runs}))
-        published = f"{PUBLISHED[model][size]} %" if model in PUBLISHED else "–"
-        print(f"| `{model}` | {size} | {published} | {errors} | {updates} | {commits} |")
+    order = list(PUBLISHED[table])
+    print("| model | units | the paper's | test error | seed by seed | updates | commit |")
+    print("|---|---|---|---|---|---|---|")
+    for model, size in sorted(cells, key=lambda cell: (order.index(cell[0]), cell[1])):
+        print(row(model, size, cells[model, size], PUBLISHED[table][model][size]))
+
+
+def row(model: str, size: int, runs: list[dict], published: float) -> str:
+    """One line of the table."""
+    errors = [100 * run["test_error"] for run in runs]
+    spread = f" ± {stdev(errors):.2g}" if len(errors) > 1 else ""
+    listed = ", ".join(f"{error:.3g}" for error in errors)
+    updates = ", ".join(sorted({f"{run['updates']:,}" for run in runs}))
+    commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for run in runs}))
+    return (
+        f"| `{model}` | {size} | {published:.4g} % | {mean(errors):.3g}{spread} % | {listed} | "
+        f"{updates} | {commits} |"
+    )
 
 
 if __name__ == "__main__":

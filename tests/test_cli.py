@@ -80,6 +80,17 @@ def one_line(capsys) -> str:
     (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
     (["evaluate", "nowhere", "--splt"], ["--splt"]),
     (["evaluate", "."], ["is not a run"]),
+    (["train", "model=multilevel"], ["'multilevel' looks at images", "task=mnist_glimpses"]),
+    (["train", "model=convnet"], ["'convnet' looks at images", "task=mnist_glimpses"]),
+    (["train", "model.head_dropout=1"], ["model.head_dropout must lie in [0, 1), got 1"]),
+    (["train", "model.input_dropout=0.1"], ["model.input_dropout is for pixels"]),
+    (["train", "trainer.weight_decay=-1"], ["trainer.weight_decay must be 0 or more, got -1"]),
+    (["train", "trainer.label_smoothing=1"], ["trainer.label_smoothing", "got 1"]),
+    (["train", "task=mnist_glimpses", "task.dataset=cifar"], ["task.dataset", "cifar", "digits"]),
+    (["train", "task=mnist_glimpses", "task.data_dir=nowhere"], ["no folder 'nowhere'"]),
+    (["train", "task=mnist_glimpses", "task.data_dir=.", "task.shift=-1"], ["MNIST", "digits"]),
+    (["train", "task=facial_expression", "task.layout=multi_pie"], ["data_dir", "synthetic"]),
+    (["train", "task=facial_expression", "task.layout=folders", "task.data_dir=."], ["image"]),
     (["bench", "--fast"], ["unrecognized arguments: --fast", "fwrnn bench --help"]),
     (["bench", "--threads", "0"], ["--threads must lie in 1 … 1024, got 0"]),
     (["bench", "--threads", "x"], ["--threads", "'x'", "fwrnn bench --help"]),
@@ -89,6 +100,7 @@ def one_line(capsys) -> str:
 ], ids=lambda value: " ".join(value) if value and " " not in value[0] else "")  # fmt: skip
 def test_mistake_is_one_line_and_status_2(words, parts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fwrnn.tasks.mnist_files.MIRRORS", ())
     assert main(words) == 2
     error = one_line(capsys)
     for part in parts:
@@ -112,6 +124,31 @@ def test_evaluate_reads_files_of_examples(run, tmp_path, capsys):
     assert "line 2" in one_line(capsys)
     assert main(["evaluate", str(run), "--data", "nowhere.tsv"]) == 2
     assert "nowhere.tsv" in one_line(capsys)
+
+
+def test_evaluate_takes_the_place_of_the_data_from_its_option(tmp_path, monkeypatch, capsys):
+    from tests.tasks.mnist import small_mnist, write
+
+    contents = small_mnist(monkeypatch)
+    write(tmp_path / "here", contents)
+    write(tmp_path / "there", contents, gzipped=True)
+    settings = ["task=mnist_glimpses", "model=convnet", "model.hidden_size=8", "threads=1"]
+    settings += [f"task.data_dir={tmp_path / 'here'}", "trainer.max_updates=2"]
+    train(compose(*settings), tmp_path / "run")
+    (tmp_path / "here").rename(tmp_path / "gone")
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "no folder" in one_line(capsys)
+    assert main(["evaluate", str(tmp_path / "run"), "--data-dir", str(tmp_path / "there")]) == 0
+    assert "as recorded, exactly" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--data", "mine.tsv"]) == 2
+    assert "no folder" in one_line(capsys)
+    for name in ("confusion", "mistakes", "glimpses"):
+        assert (tmp_path / "run" / "pictures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_tasks_without_data_take_no_folder_of_them(run, capsys):
+    assert main(["evaluate", str(run), "--data-dir", "."]) == 2
+    assert "leave --data-dir out" in one_line(capsys)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, "half", "foreign", "other"])

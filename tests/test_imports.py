@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "config": set(),
     "interfaces": set(),
     "layers": {"layers"},
-    "tasks": {"tasks", "interfaces"},
+    "tasks": {"tasks", "interfaces", "errors"},
     "models": {"models", "interfaces", "config", "layers"},
     "training": {"training", "interfaces", "config", "errors"},
     "reports": {"reports", "training", "models", "layers", "interfaces", "config"},

@@ -10,7 +10,7 @@ from fwrnn.commands.composition import read_config
 from fwrnn.config import Config
 from fwrnn.errors import UserError
 from fwrnn.interfaces import SupervisedTask
-from fwrnn.models import SequenceClassifier, build_model
+from fwrnn.models import Classifier, build_model
 from fwrnn.tasks import build_task
 from fwrnn.training.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ class Assembly(NamedTuple):
 
     config: Config
     task: SupervisedTask
-    model: SequenceClassifier
+    model: Classifier
     device: torch.device
 
 
@@ -51,11 +51,16 @@ def assemble(config: Config) -> Assembly:
         ) from error
 
 
-def load_run(run: str | Path, device: str | None = None) -> tuple[Assembly, int]:
+def load_run(
+    run: str | Path, device: str | None = None, data_dir: str | None = None
+) -> tuple[Assembly, int]:
     """A trained model, rebuilt from its folder with its best weights, and their update.
 
+    ``data_dir`` and ``device`` take the place of those that the run was configured with.
+
     Raises:
-        UserError: no such run, or a configuration or checkpoint that is broken.
+        UserError: no such run, a configuration or checkpoint that is broken, or a ``data_dir`` for
+            a task that reads no data.
     """
     folder = RunFolder(run)
     try:
@@ -64,6 +69,10 @@ def load_run(run: str | Path, device: str | None = None) -> tuple[Assembly, int]
         raise UserError(f"{run}: {error}") from error
     if device is not None:
         config.device = device
+    if data_dir is not None:
+        if not hasattr(config.task, "data_dir"):
+            raise UserError(f"task {config.task.name} reads no data: leave --data-dir out")
+        config.task.data_dir = data_dir
     assembly = assemble(config)
     best = folder.read_checkpoint(folder.best, assembly.device)
     try:

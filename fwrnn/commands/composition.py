@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,9 @@ def default_help() -> str:
     for group in SCHEMAS:
         option = chosen[group]
         text = (conf / group / f"{option}.yaml").read_text().strip()
-        shared = (conf / "network.yaml").read_text().strip()
-        text = text.replace("defaults:\n  - /network@_here_\n  - _self_", shared)
+        for shared in ("network", "head"):
+            named = rf"defaults:\n  - /?{shared}(@_here_)?\n  - _self_"
+            text = re.sub(named, (conf / f"{shared}.yaml").read_text().strip(), text)
         parts.append(f"{group}:\n" + "\n".join(f"  {line}" for line in text.splitlines()))
     top = (conf / "config.yaml").read_text()
     parts.append(top[top.index("seed:") : top.index("hydra:\n")].strip() + "\n")
@@ -225,7 +228,7 @@ def _typed(prefix: str, schema: type, values: dict) -> Any:
     unknown = [key for key in values if key not in fields]
     if unknown:
         raise UserError(f"unknown key '{prefix}{unknown[0]}'{suggestion(unknown[0], fields)}")
-    missing = [name for name in fields if name not in values]
+    missing = [k for k, field in fields.items() if k not in values and field.default is MISSING]
     if missing:
         raise UserError(f"the key '{prefix}{missing[0]}' is missing from the configuration")
     try:

@@ -21,6 +21,11 @@ def parser() -> Parser:
         metavar="FILE",
         help="your own examples instead: lines such as c9k8j3f1??c<TAB>9",
     )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where the task's data lie here, instead of where they lay in the run (task.data_dir)",
+    )
     parser.add_argument("--device", help="instead of the one the run was configured with")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     return parser
@@ -29,13 +34,19 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Parse, test, print."""
     options = parser().parse_args(argv)
-    result = evaluate_run(options.run, options.split, options.data, options.device)
+    result = evaluate_run(
+        options.run, options.split, options.data, options.device, options.data_dir
+    )
     print(json.dumps(result) if options.json else summary(result))
     return 0
 
 
 def evaluate_run(
-    run: str, split: str = "test", data: str | None = None, device: str | None = None
+    run: str,
+    split: str = "test",
+    data: str | None = None,
+    device: str | None = None,
+    data_dir: str | None = None,
 ) -> dict:
     """The score of a run's best weights on a split, or on a file of examples.
 
@@ -49,7 +60,7 @@ def evaluate_run(
     from fwrnn.training.evaluation import evaluate
     from fwrnn.training.run_folder import RunFolder
 
-    (config, task, model, where), update = load_run(run, device)
+    (config, task, model, where), update = load_run(run, device, data_dir)
     groups = [task.split(split)] if data is None else read_examples(task, data)
     score = evaluate(model, *(group.to(where) for group in groups))
     recorded = None if data is not None else RunFolder(run).read_metrics().get(f"{split}_error")
@@ -71,6 +82,10 @@ def evaluate_run(
 
 def read_examples(task, path: str) -> list:
     """The examples of a file, in the task's own format."""
+    if not hasattr(task, "read_file"):
+        raise UserError(
+            "--data is for tasks on text; for images give the folder of a data set by --data-dir"
+        )
     try:
         return task.read_file(path)
     except ValueError as error:

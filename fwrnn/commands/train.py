@@ -5,7 +5,6 @@ line's.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -86,6 +85,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
     from fwrnn.commands.assembly import assemble
+    from fwrnn.reports.pictures import while_learning
     from fwrnn.reports.results import commit, describe
     from fwrnn.training.run_folder import RunFolder
     from fwrnn.training.signals import StopRequest
@@ -112,8 +112,14 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 
     with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
         tracker.text("configuration", f"```yaml\n{run.config.read_text()}```")
-        pictures = memory_pictures(task, model, device, tracker)
-        reason = trainer.fit(stop, tracker, on_validation=pictures)
+        drawing = while_learning(task, model, device)
+
+        def show(model, update: int) -> None:
+            if drawing is not None:
+                name, draw = drawing
+                tracker.picture(name, draw(model), update)
+
+        reason = trainer.fit(stop, tracker, on_validation=show)
         if reason == "interrupted":
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "
@@ -125,33 +131,30 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 
 def conclude(trainer, run, config: Config, task, tracker, reason: str, code: str | None) -> dict:
     """Test the best weights, once, and record what came out."""
+    from fwrnn.reports.pictures import of_results, while_learning
     from fwrnn.reports.results import flat_settings, metrics_of, percent
-    from fwrnn.training.evaluation import evaluate
+    from fwrnn.training.evaluation import predict, score
 
     model, device = trainer.model, trainer.device
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-    test = evaluate(model, task.split("test").to(device))
+    examples = task.split("test").to(device)
+    logits = predict(model, examples)
+    test = score((logits, examples.targets))
     metrics = metrics_of(config, model, device, trainer.progress, reason, test, code)
     run.write_metrics(metrics)
     results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
     tracker.hyperparameters(flat_settings(config), results, trainer.progress.update)
+    pictures = of_results(task, examples.to("cpu"), logits.cpu())
+    for name, pixels in pictures.items():
+        tracker.picture(name, pixels, trainer.progress.update)
+    if (drawing := while_learning(task, model, device)) is not None:
+        name, draw = drawing
+        pictures[name] = draw(model)
+    for name, pixels in pictures.items():
+        run.write_picture(name, pixels)
     log.info(
         f"test error {percent(test)} with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
     )
     log.info(f"test it again with: fwrnn evaluate {run.path}")
     return metrics
-
-
-def memory_pictures(task, model, device, tracker) -> Callable | None:
-    """Draws the memory on three validation examples, for models and tasks that allow it."""
-    from fwrnn.interfaces import Examples
-    from fwrnn.reports.memory import MemoryPicture, has_memory
-
-    if not has_memory(model):
-        return None
-    examples = Examples(*(part[:3] for part in task.split("val")))
-    labels = [task.decode(sequence) for sequence in examples.inputs]
-    answers = [str(target) for target in examples.targets.tolist()]
-    picture = MemoryPicture(examples.inputs.to(device), labels, answers)
-    return lambda model, update: tracker.picture("memory", picture.pixels(model), update)

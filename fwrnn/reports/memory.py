@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fwrnn.layers import FastWeightsRNN
-from fwrnn.models import SequenceClassifier
+from fwrnn.models import Classifier
 
 
 class MemoryPicture:
@@ -27,7 +27,7 @@ class MemoryPicture:
         FigureCanvasAgg(self._figure)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
 
-    def draw(self, model: SequenceClassifier) -> Figure:
+    def draw(self, model: Classifier) -> Figure:
         """One column per sequence: its attention above, its memory after the last step below."""
         attention, memory, guesses = look_inside(model, self.inputs)
         for k, (above, below) in enumerate(self._axes.T):
@@ -43,7 +43,7 @@ class MemoryPicture:
         self._axes[0, 0].set_ylabel("a step …")
         return self._figure
 
-    def pixels(self, model: SequenceClassifier) -> np.ndarray:
+    def pixels(self, model: Classifier) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
         canvas = self.draw(model).canvas
         canvas.draw()
@@ -69,12 +69,12 @@ def _label_steps(axes: Axes, labels: str) -> None:
     axes.set_xlabel("… attends to each earlier step")
 
 
-def look_inside(model: SequenceClassifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
+def look_inside(model: Classifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
     """Attention (N, T, T), the last memory (N, H, H) and the guessed classes for inputs (N, T)."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        encoded = model.encoder(inputs.transpose(0, 1))
+        encoded = model.encoder(inputs)
         attention = model.core.attention(encoded)
         _, state = model.core(encoded)
         guesses = model(inputs).argmax(-1).tolist()
@@ -82,6 +82,7 @@ def look_inside(model: SequenceClassifier, inputs: Tensor) -> tuple[np.ndarray, 
     return attention.float().cpu().numpy(), state.memory[0].float().cpu().numpy(), guesses
 
 
-def has_memory(model: SequenceClassifier) -> bool:
+def has_memory(model: Classifier) -> bool:
     """Whether there is a fast memory to draw."""
-    return isinstance(model.core, FastWeightsRNN) and model.core.fast_lr != 0
+    core = getattr(model, "core", None)
+    return isinstance(core, FastWeightsRNN) and core.fast_lr != 0

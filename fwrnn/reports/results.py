@@ -8,12 +8,12 @@ from omegaconf import OmegaConf
 
 from fwrnn import __version__
 from fwrnn.config import Config
-from fwrnn.models import SequenceClassifier
+from fwrnn.models import Classifier
 from fwrnn.training.evaluation import Score
 from fwrnn.training.supervised import Progress
 
 
-def describe(config: Config, model: SequenceClassifier, device: torch.device) -> str:
+def describe(config: Config, model: Classifier, device: torch.device) -> str:
     """One line on what is about to be trained."""
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{device}"
     return (
@@ -25,7 +25,7 @@ def describe(config: Config, model: SequenceClassifier, device: torch.device) ->
 
 def metrics_of(
     config: Config,
-    model: SequenceClassifier,
+    model: Classifier,
     device: torch.device,
     progress: Progress,
     reason: str,

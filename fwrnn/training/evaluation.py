@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from fwrnn.interfaces import Examples
 
@@ -20,19 +20,28 @@ class Score(NamedTuple):
     count: int
 
 
-def evaluate(model: nn.Module, *groups: Examples) -> Score:
-    """The model's score on one or more sets of examples, which lie on the model's device."""
+def predict(model: nn.Module, examples: Examples) -> Tensor:
+    """The model's logits (N, classes) for examples that lie on its device."""
     was_training = model.training
     model.eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(inputs) for inputs in examples.inputs.split(BATCH_SIZE)])
+    model.train(was_training)
+    return logits
+
+
+def score(*groups: tuple[Tensor, Tensor]) -> Score:
+    """The score of one or more pairs of logits (N, classes) and targets (N)."""
     loss = torch.zeros((), dtype=torch.float64)
     wrong = 0
-    with torch.inference_mode():
-        for examples in groups:
-            batches = zip(*(part.split(BATCH_SIZE) for part in examples), strict=True)
-            for inputs, targets in batches:
-                logits = model(inputs)
-                loss += F.cross_entropy(logits, targets, reduction="sum").cpu()
-                wrong += int((logits.argmax(-1) != targets).sum())
-    model.train(was_training)
-    count = sum(len(examples.targets) for examples in groups)
+    for group in groups:
+        for logits, targets in zip(*(part.split(BATCH_SIZE) for part in group), strict=True):
+            loss += F.cross_entropy(logits, targets, reduction="sum").cpu()
+            wrong += int((logits.argmax(-1) != targets).sum())
+    count = sum(len(targets) for _, targets in groups)
     return Score(loss.item() / count, wrong / count, wrong, count)
+
+
+def evaluate(model: nn.Module, *groups: Examples) -> Score:
+    """The model's score on one or more sets of examples, which lie on the model's device."""
+    return score(*((predict(model, examples), examples.targets) for examples in groups))

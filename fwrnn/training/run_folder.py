@@ -5,6 +5,7 @@
     config.yaml          the resolved configuration
     metrics.json         the results, once the run has ended; fractions from 0 to 1
     curve.csv            a row per validation
+    pictures/*.png       the memory or the glimpses at work, and what was confused in the test
     checkpoints/best.pt  the best weights by validation
     checkpoints/last.pt  everything needed to go on
     train.log            the messages
@@ -18,8 +19,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
 from fwrnn.errors import RunFailed, UserError
 
@@ -49,6 +52,12 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_whole(self.curve, text.getvalue().encode())
+
+    def write_picture(self, name: str, pixels: np.ndarray) -> None:
+        """``pixels`` (height, width, 3) bytes, as pictures/NAME.png."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "png")
+        write_whole(self.path / "pictures" / f"{name}.png", buffer.getbuffer())
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
         buffer = io.BytesIO()

@@ -93,13 +93,13 @@ class SupervisedTrainer:
         self.model, self.config, self.device = model, config, device
         self.folder = folder
         self.progress = Progress()
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = adam(model, config)
         self.averaged = None
         if config.average_decay is not None:
             average = get_ema_multi_avg_fn(config.average_decay)
             self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.batches = Batches(task, config.batch_size, seed, device)
-        self.validation = task.split("val").to(device)
+        self.validation, self.held_out = task.split("val").to(device), task.held_out
 
     def fit(
         self,
@@ -164,7 +164,8 @@ class SupervisedTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.progress.update, self.config)
         self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(inputs), targets)
+        smoothing = self.config.label_smoothing
+        loss = F.cross_entropy(self.model(inputs), targets, label_smoothing=smoothing)
         loss.backward()
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
@@ -214,7 +215,7 @@ class SupervisedTrainer:
             }
         )
         progress.losses = []
-        if score.loss < progress.best_loss:
+        if score.loss < progress.best_loss or not self.held_out:
             progress.best_update = progress.update
             progress.best_error, progress.best_loss = score.error, score.loss
             content = {"update": progress.update, "model": model.state_dict()}
@@ -278,6 +279,19 @@ class SupervisedTrainer:
             ) from None
         if self.progress.best_update:
             self.folder.read_checkpoint(self.folder.best, self.device)
+
+
+def adam(model: nn.Module, config: SupervisedConfig) -> torch.optim.Optimizer:
+    """Adam, with decoupled weight decay of the matrices where it is asked for (AdamW)."""
+    if not config.weight_decay:
+        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def learning_rate(update: int, config: SupervisedConfig) -> float:

@@ -178,6 +178,15 @@ def test_full_disk_keeps_what_was_there(tiny, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_digits_are_learned_in_glimpses_without_a_download(tmp_path):
+    pytest.importorskip("sklearn")
+    settings = ["task=mnist_glimpses", "task.dataset=digits", "model=multilevel", "threads=1"]
+    settings += ["model.hidden_size=50", "model.head_dropout=0", "model.integration_dropout=0"]
+    settings += ["trainer.max_updates=300", "trainer.warmup_updates=50"]
+    settings += ["trainer.average_decay=0.95", "trainer.evaluate_every=100"]
+    assert train(compose(*settings), tmp_path)["test_error"] < 0.1
+
+
 def test_sweep_runs_every_combination(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = ["model=fast_weights,lstm", "-m", "model.hidden_size=6,8", "seed=0,1"]

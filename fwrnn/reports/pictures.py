@@ -1,0 +1,47 @@
+"""Which pictures a run shows: some while it learns, some of what came out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwrnn.interfaces import Examples, Images, SupervisedTask
+from fwrnn.models import Classifier
+from fwrnn.reports.glimpses import GlimpsePicture, pixels_of
+from fwrnn.reports.memory import MemoryPicture, has_memory
+from fwrnn.reports.mistakes import confusion, draw_confusion, draw_worst
+
+_EXAMPLES = 3
+
+
+def while_learning(
+    task: SupervisedTask, model: Classifier, device: torch.device
+) -> tuple[str, Callable[[Classifier], np.ndarray]] | None:
+    """A name, and what draws the model at work on a few validation examples as (H, W, 3) bytes.
+
+    None for a model without a memory on a task without images.
+    """
+    inputs, targets = (part[:_EXAMPLES] for part in task.split("val"))
+    answers = [task.spec.labels[target] for target in targets.tolist()]
+    if isinstance(task.spec.inputs, Images):
+        return "glimpses", GlimpsePicture(inputs.to(device), answers, task.spec.labels).pixels
+    if not has_memory(model):
+        return None
+    labels = [task.decode(sequence) for sequence in inputs]
+    return "memory", MemoryPicture(inputs.to(device), labels, answers).pixels
+
+
+def of_results(task: SupervisedTask, test: Examples, logits: Tensor) -> dict[str, np.ndarray]:
+    """Pictures of a tested model by their names: what it confuses and, of images, what it mistook.
+
+    ``test`` and ``logits`` (N, classes) are on the CPU.
+    """
+    labels = task.spec.labels
+    counts = confusion(logits, test.targets, len(labels))
+    pictures = {"confusion": pixels_of(draw_confusion(counts, labels))}
+    if isinstance(task.spec.inputs, Images):
+        worst = draw_worst(test, logits, labels)
+        if worst is not None:
+            pictures["mistakes"] = pixels_of(worst)
+    return pictures
