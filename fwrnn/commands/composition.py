@@ -21,6 +21,17 @@ _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--c
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
 
 
+def _by(choice: str, values: DictConfig) -> Any:
+    """``${by:${task.dataset},{mnist:15600,digits:4000}}``: a value that depends on another key.
+
+    An unknown choice gets the first value: the key that it came from is complained about later.
+    """
+    return values.get(str(choice), next(iter(values.values())))
+
+
+OmegaConf.register_new_resolver("by", _by, replace=True)
+
+
 def conf_dir() -> Path:
     """The folder of the shipped configurations: inside an installed package, else beside it."""
     package = Path(__file__).resolve().parents[1]
@@ -40,12 +51,8 @@ def default_help() -> str:
         options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
         parts.append(f"  {group}: {', '.join(options)}")
     parts.append("\nChange any key with KEY=VALUE; several values with -m (a sweep). By default:\n")
-    chosen = {
-        k: v
-        for entry in OmegaConf.load(conf / "config.yaml").defaults
-        if OmegaConf.is_dict(entry)
-        for k, v in entry.items()
-    }
+    defaults = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml").defaults)
+    chosen = {k: v for entry in defaults if isinstance(entry, dict) for k, v in entry.items()}
     for group in SCHEMAS:
         option = chosen[group]
         text = (conf / group / f"{option}.yaml").read_text().strip()

@@ -125,20 +125,19 @@ def find_folders(data_dir: str, people_needed: int) -> Photos:
             ``landmarks.csv``.
         OSError: a folder cannot be read.
     """
-    folder, found, labels = Path(data_dir), [], []
+    folder, found, labels, empty = Path(data_dir), [], [], []
     for entry in _entries(folder):
         if Path(entry).is_dir():
             inside = _photos(folder, _below(entry.path), len(labels), person="")
             found += inside
-            if inside:
-                labels.append(entry.name)
-            else:
-                log.warning(f"{entry.path} holds no images, and is no class therefore")
+            (labels if inside else empty).append(entry.name)
     if len(labels) < 2:
         raise UserError(
             f"task.data_dir: '{data_dir}' must hold one folder of images for each of two or more "
             f"classes, found {len(labels)} ({', '.join(sorted(_SUFFIXES))} count as images)"
         )
+    if empty:
+        log.warning(f"no class, as they hold no images: {', '.join(empty)}, in {data_dir}")
     people = _people([photo.file for photo in found], data_dir, people_needed)
     found = [photo._replace(person=who) for photo, who in zip(found, people, strict=True)]
     return Photos(folder, found, tuple(labels), read_landmarks(folder), crop=1.0)

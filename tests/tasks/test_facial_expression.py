@@ -204,7 +204,7 @@ def test_folders_name_classes_and_people(folders, caplog):
     assert [len(group) for group in groups] == [5, 1, 2]
     assert len(set.union(*groups)) == 8
     assert "told by the folders" in caplog.text
-    assert "notes holds no images" in caplog.text
+    assert "no class, as they hold no images: notes" in caplog.text
 
 
 @pytest.mark.parametrize("mark", ["_", "-"])
