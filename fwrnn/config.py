@@ -14,6 +14,7 @@ Boundary = Enum("Boundary", ["sustained", "identity"])
 InnerStart = Enum("InnerStart", ["candidate", "previous"])
 Backend = Enum("Backend", ["auto", "matrix", "attention", "numba", "triton"])
 Schedule = Enum("Schedule", ["constant", "linear", "cosine"])
+SelectBy = Enum("SelectBy", ["val_loss", "val_error"])
 Dataset = Enum("Dataset", ["mnist", "digits"])
 Layout = Enum("Layout", ["synthetic", "multi_pie", "folders"])
 
@@ -129,6 +130,7 @@ class SupervisedConfig:
     average_decay: float | None
     evaluate_every: int
     log_every: int
+    select_by: SelectBy
     solved_loss: float | None
     patience: int | None
 

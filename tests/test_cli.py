@@ -107,6 +107,28 @@ def test_mistake_is_one_line_and_status_2(words, parts, tmp_path, monkeypatch, c
         assert part in error
 
 
+def test_task_brings_what_was_chosen_for_it_and_the_command_line_overrules_it():
+    assert compose().model.core == "fast_weights"
+    images = compose("task=mnist_glimpses")
+    assert images.model.core == "multilevel"
+    assert images.model.integration_dropout == 0.3
+    assert images.trainer.max_updates == 15600
+    assert compose("task=mnist_glimpses", "task.dataset=digits").trainer.max_updates == 4000
+    assert compose("task=mnist_glimpses", "trainer.max_updates=7").trainer.max_updates == 7
+    other = compose("task=mnist_glimpses", "model=lstm", "model.head_dropout=0")
+    assert other.model.core == "lstm"
+    assert other.model.head_dropout == 0
+    assert other.model.encoding_dropout == images.model.encoding_dropout
+
+
+@pytest.mark.parametrize(("table", "core"), [
+    ("table1", "fast_weights"), ("table2", "multilevel"), ("table3", "multilevel"),
+])  # fmt: skip
+def test_experiments_repeat_their_cells(table, core):
+    assert compose(f"experiment={table}").model.core == core
+    assert compose(f"experiment={table}", "model=irnn", "seed=3").model.core == "irnn"
+
+
 def test_evaluate_prints_for_people_and_for_machines(run, capsys):
     assert main(["evaluate", str(run)]) == 0
     assert "as recorded, exactly" in capsys.readouterr().out

@@ -17,10 +17,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from fwrnn.config import Schedule, SupervisedConfig
+from fwrnn.config import Schedule, SelectBy, SupervisedConfig
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.interfaces import Examples, SupervisedTask
-from fwrnn.training.evaluation import evaluate
+from fwrnn.training.evaluation import Score, evaluate
 from fwrnn.training.run_folder import RunFolder
 from fwrnn.training.signals import StopRequest
 from fwrnn.training.tracking import Tracker
@@ -30,7 +30,7 @@ from fwrnn.training.tracking import Tracker
 class Progress:
     """How far a run has come; saved in every checkpoint.
 
-    ``best_*`` belong to the validation with the smallest loss so far; ``losses`` are the training
+    ``best_*`` belong to the best validation so far, see ``select_by``; ``losses`` are the training
     losses since the last validation; ``curve`` has a row per validation.
     """
 
@@ -215,7 +215,7 @@ class SupervisedTrainer:
             }
         )
         progress.losses = []
-        if score.loss < progress.best_loss or not self.held_out:
+        if self._better(score):
             progress.best_update = progress.update
             progress.best_error, progress.best_loss = score.error, score.loss
             content = {"update": progress.update, "model": model.state_dict()}
@@ -225,6 +225,13 @@ class SupervisedTrainer:
         self.tracker.scalars({"val/loss": score.loss, "val/error": score.error}, progress.update)
         self.on_validation(model, progress.update)
         self._show(bar, val_error=f"{score.error:.2%}")
+
+    def _better(self, score: Score) -> bool:
+        """Whether these are the weights to test; of equal errors the smaller loss decides."""
+        best = Score(self.progress.best_loss, self.progress.best_error, 0, 0)
+        by_error = self.config.select_by is SelectBy.val_error
+        now, before = ((s.error, s.loss) if by_error else (s.loss,) for s in (score, best))
+        return now < before or not self.held_out
 
     def _show(self, bar: tqdm, **values: str) -> None:
         self._shown = {**getattr(self, "_shown", {}), **values}

@@ -64,3 +64,13 @@ def test_divergence_says_where_and_what_to_try(tiny, tmp_path, monkeypatch):
     saved = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     assert all(value.isfinite().all() for value in saved["model"].values())
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("val_loss", 10), ("val_error", 15)])
+def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch, select_by, best):
+    from fwrnn.training import supervised
+
+    scores = iter([(2.0, 0.5), (1.0, 0.4), (1.2, 0.3), (1.1, 0.35)])
+    monkeypatch.setattr(supervised, "evaluate", lambda *args: supervised.Score(*next(scores), 0, 1))
+    metrics = train(compose(*tiny, f"trainer.select_by={select_by}"), tmp_path)
+    assert metrics["best_update"] == best
