@@ -158,6 +158,7 @@ def test_evaluate_takes_the_place_of_the_data_from_its_option(tmp_path, monkeypa
     settings += [f"task.data_dir={tmp_path / 'here'}", "trainer.max_updates=2"]
     train(compose(*settings), tmp_path / "run")
     (tmp_path / "here").rename(tmp_path / "gone")
+    capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run")]) == 2
     assert "no folder" in one_line(capsys)
     assert main(["evaluate", str(tmp_path / "run"), "--data-dir", str(tmp_path / "there")]) == 0
