@@ -16,11 +16,18 @@ from fwrnn.training.supervised import Progress
 def describe(config: Config, model: Classifier, device: torch.device) -> str:
     """One line on what is about to be trained."""
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else f"{device}"
+    dataset = f" ({dataset_of(config)})" if dataset_of(config) else ""
     return (
-        f"{config.model.name}-{config.model.hidden_size} on {config.task.name}: "
+        f"{config.model.name}-{config.model.hidden_size} on {config.task.name}{dataset}: "
         f"{model.parameter_count:,} parameters, {model.state_size:,} numbers of state per "
         f"sequence; seed {config.seed}, {where}"
     )
+
+
+def dataset_of(config: Config) -> str | None:
+    """Which of a task's data sets it is: a stand-in must not pass for the real one."""
+    chosen = getattr(config.task, "dataset", None) or getattr(config.task, "layout", None)
+    return chosen and chosen.name
 
 
 def metrics_of(
@@ -38,6 +45,7 @@ def metrics_of(
     """
     return {
         "task": config.task.name,
+        "dataset": dataset_of(config),
         "model": config.model.name,
         "hidden_size": config.model.hidden_size,
         "seed": config.seed,

@@ -53,7 +53,7 @@ def load_mnist(data_dir: str | None = None) -> tuple[Examples, Examples]:
     Raises:
         UserError: no such folder, no network, a broken file, or no place to write.
     """
-    folder = Path(data_dir) if data_dir is not None else cache_dir("mnist")
+    folder = Path(data_dir).expanduser() if data_dir is not None else cache_dir("mnist")
     if data_dir is not None and not folder.is_dir():
         raise UserError(
             f"task.data_dir: there is no folder '{data_dir}'; give the one that holds MNIST's "

@@ -72,3 +72,4 @@ def test_run_with_dropout_and_augmentation_goes_on_bit_for_bit(mnist, tmp_path, 
 def test_without_held_out_images_the_last_weights_are_tested(mnist, tmp_path):
     metrics = train(compose(*mnist, "task.train_on_all=true"), tmp_path / "run")
     assert metrics["best_update"] == metrics["updates"] == 6
+    assert metrics["dataset"] == "mnist"
