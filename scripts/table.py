@@ -41,22 +41,24 @@ def main() -> None:
     for path in sorted((RUNS / table).glob("*/seed*/metrics.json")):
         metrics = json.loads(path.read_text())
         cells.setdefault((metrics["model"], metrics["hidden_size"]), []).append(metrics)
-    order = list(PUBLISHED[table])
+    published = PUBLISHED[table]
+    order = [*published, *sorted({model for model, _ in cells} - set(published))]
     print("| model | units | the paper's | test error | seed by seed | updates | commit |")
     print("|---|---|---|---|---|---|---|")
     for model, size in sorted(cells, key=lambda cell: (order.index(cell[0]), cell[1])):
-        print(row(model, size, cells[model, size], PUBLISHED[table][model][size]))
+        print(row(model, size, cells[model, size], published.get(model, {}).get(size)))
 
 
-def row(model: str, size: int, runs: list[dict], published: float) -> str:
-    """One line of the table."""
+def row(model: str, size: int, runs: list[dict], published: float | None) -> str:
+    """One line of the table; the paper has no such cell where ``published`` is None."""
     errors = [100 * run["test_error"] for run in runs]
     spread = f" ± {stdev(errors):.2g}" if len(errors) > 1 else ""
     listed = ", ".join(f"{error:.3g}" for error in errors)
+    papers = "–" if published is None else f"{published:.4g} %"
     updates = ", ".join(sorted({f"{run['updates']:,}" for run in runs}))
     commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for run in runs}))
     return (
-        f"| `{model}` | {size} | {published:.4g} % | {mean(errors):.3g}{spread} % | {listed} | "
+        f"| `{model}` | {size} | {papers} | {mean(errors):.3g}{spread} % | {listed} | "
         f"{updates} | {commits} |"
     )
 

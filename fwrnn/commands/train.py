@@ -126,12 +126,14 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"go on with: fwrnn train resume={folder}",
                 stop.signal,
             )
-        return conclude(trainer, run, config, task, tracker, reason, code)
+        return conclude(trainer, run, config, task, tracker, drawing, reason, code)
 
 
-def conclude(trainer, run, config: Config, task, tracker, reason: str, code: str | None) -> dict:
+def conclude(
+    trainer, run, config: Config, task, tracker, drawing, reason: str, code: str | None
+) -> dict:
     """Test the best weights, once, and record what came out."""
-    from fwrnn.reports.pictures import of_results, while_learning
+    from fwrnn.reports.pictures import of_results
     from fwrnn.reports.results import flat_settings, metrics_of, percent
     from fwrnn.training.evaluation import predict, score
 
@@ -147,7 +149,7 @@ def conclude(trainer, run, config: Config, task, tracker, reason: str, code: str
     pictures = of_results(task, examples.to("cpu"), logits.cpu())
     for name, pixels in pictures.items():
         tracker.picture(name, pixels, trainer.progress.update)
-    if (drawing := while_learning(task, model, device)) is not None:
+    if drawing is not None:
         name, draw = drawing
         pictures[name] = draw(model)
     for name, pixels in pictures.items():

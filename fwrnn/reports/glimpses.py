@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from fwrnn.layers import FastWeightsRNN, MultiLevelFastWeights
-from fwrnn.models import Classifier, SequenceClassifier
+from fwrnn.models import Classifier
 from fwrnn.models.glimpses import FINE, QUADRANTS, STEPS, boxes, cut, in_order
+from fwrnn.reports.memory import has_memory
 
 _PER_QUADRANT = STEPS // QUADRANTS
 _COLOURS = ("tab:red", "tab:green", "tab:cyan", "tab:orange")  # of the quadrants
@@ -64,22 +64,13 @@ def look(model: Classifier, images: Tensor) -> tuple[list[int], np.ndarray | Non
     with torch.inference_mode():
         guesses = model(images).argmax(-1).tolist()
         strengths = None
-        if remembers(model):
+        if has_memory(model):
             strengths = model.core.attention(model.encoder(images))
             if strengths.shape[1] == STEPS:
                 strengths = strengths[:, _PER_QUADRANT - 1 :: _PER_QUADRANT]
             strengths = strengths.float().cpu().numpy()
     model.train(was_training)
     return guesses, strengths
-
-
-def remembers(model: Classifier) -> bool:
-    """Whether there is a fast memory that retrieves something."""
-    if not isinstance(model, SequenceClassifier):
-        return False
-    if isinstance(model.core, MultiLevelFastWeights):
-        return model.core.rule.fast_lr != 0
-    return isinstance(model.core, FastWeightsRNN) and model.core.fast_lr != 0
 
 
 def pixels_of(figure: Figure) -> np.ndarray:

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fwrnn.layers import FastWeightsRNN
+from fwrnn.layers import FastWeightsRNN, MultiLevelFastWeights
 from fwrnn.models import Classifier
 
 
@@ -85,4 +85,6 @@ def look_inside(model: Classifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarr
 def has_memory(model: Classifier) -> bool:
     """Whether there is a fast memory to draw."""
     core = getattr(model, "core", None)
+    if isinstance(core, MultiLevelFastWeights):
+        return core.rule.fast_lr != 0
     return isinstance(core, FastWeightsRNN) and core.fast_lr != 0
