@@ -133,6 +133,7 @@ class SupervisedConfig:
     select_by: SelectBy
     solved_loss: float | None
     patience: int | None
+    adversarial_norm: float = 0.0
 
     def __post_init__(self):
         counts = "max_updates batch_size evaluate_every log_every patience"
@@ -144,6 +145,8 @@ class SupervisedConfig:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 1e-3")
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        if not 0 <= self.adversarial_norm < float("inf"):
+            raise ValueError(f"adversarial_norm must be 0 or more, got {self.adversarial_norm}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.clip_norm is not None and not self.clip_norm > 0:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fwrnn.config import Schedule, SelectBy, SupervisedConfig
 from fwrnn.errors import RunFailed, UserError
-from fwrnn.interfaces import Examples, SupervisedTask
+from fwrnn.interfaces import Examples, Images, SupervisedTask
 from fwrnn.training.evaluation import Score, evaluate
 from fwrnn.training.run_folder import RunFolder
 from fwrnn.training.signals import StopRequest
@@ -79,6 +79,9 @@ class SupervisedTrainer:
         seed: decides the order of the examples.
         device: where the examples go.
         folder: takes the checkpoints and the curve.
+
+    Raises:
+        UserError: ``adversarial_norm`` for a task without images.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class SupervisedTrainer:
         device: torch.device,
         folder: RunFolder,
     ):
+        if config.adversarial_norm and not isinstance(task.spec.inputs, Images):
+            raise UserError("trainer.adversarial_norm is for images, which this task has not")
         self.model, self.config, self.device = model, config, device
         self.folder = folder
         self.progress = Progress()
@@ -164,9 +169,7 @@ class SupervisedTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.progress.update, self.config)
         self.optimizer.zero_grad()
-        smoothing = self.config.label_smoothing
-        loss = F.cross_entropy(self.model(inputs), targets, label_smoothing=smoothing)
-        loss.backward()
+        loss = self._backward(inputs, targets)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -174,6 +177,27 @@ class SupervisedTrainer:
             self.averaged.update_parameters(self.model)
         self.progress.update += 1
         return loss.detach()
+
+    def _backward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The gradients of the batch; returns its loss.
+
+        With ``adversarial_norm`` they are those of the mean of two losses: of the batch, and of the
+        same images moved by that length in the direction that raises the loss most.
+        """
+        length = self.config.adversarial_norm
+        if not length:
+            loss = self._loss(inputs, targets)
+            loss.backward()
+            return loss
+        pixels = inputs.float().requires_grad_()
+        loss = self._loss(pixels, targets)
+        (loss / 2).backward()
+        (self._loss(adversarial(pixels, length), targets) / 2).backward()
+        return loss
+
+    def _loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(self.model(inputs), targets, label_smoothing=smoothing)
 
     def _log(self, pending: list[torch.Tensor], bar: tqdm) -> None:
         """Wait for the losses since the last call, check them, and show them."""
@@ -286,6 +310,17 @@ class SupervisedTrainer:
             ) from None
         if self.progress.best_update:
             self.folder.read_checkpoint(self.folder.best, self.device)
+
+
+def adversarial(images: torch.Tensor, length: float) -> torch.Tensor:
+    """Images (B, S, S) moved along their gradients by ``length``, where white is 1 (here 255).
+
+    Goodfellow, Shlens and Szegedy (arXiv:1412.6572), with the Euclidean length of Miyato et al.
+    (arXiv:1704.03976) in the place of the largest component.
+    """
+    gradient = images.grad.flatten(1)
+    direction = gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return images.detach() + 255 * length * direction.view_as(images)
 
 
 def adam(model: nn.Module, config: SupervisedConfig) -> torch.optim.Optimizer:
