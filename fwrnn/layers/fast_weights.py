@@ -130,10 +130,13 @@ class _FastWeightsModule(nn.Module):
                 f"{type(self).__name__} takes a state of two tensors, hidden and memory, or the "
                 f"hidden tensor alone, got {type(hx).__name__}; pass what it returned"
             )
-        hidden, memory = (hx, None) if isinstance(hx, Tensor) else hx
+        if isinstance(hx, FastWeightsState) and hx.unmade is not None:
+            hidden, memory = hx.hidden, hx.unmade  # which going on may never need as a matrix
+        else:
+            hidden, memory = (hx, None) if isinstance(hx, Tensor) else hx
         expected = {"hidden": shape, "memory": (*shape, self.hidden_size)}
         for (name, want), tensor in zip(expected.items(), (hidden, memory), strict=True):
-            if tensor is not None and tuple(tensor.shape) != want:
+            if isinstance(tensor, Tensor) and tuple(tensor.shape) != want:
                 raise ValueError(
                     f"{type(self).__name__} takes a state whose {name} has shape {want}, got "
                     f"{tuple(tensor.shape)}; start from None or from a state for the same batch"
@@ -314,9 +317,7 @@ class FastWeightsRNN(_FastWeightsModule):
             sequence = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
         hiddens, memories = zip(*states, strict=True)
         # A copy: callers may reset their state in place, and autograd keeps the last output.
-        state = FastWeightsState(
-            torch.stack(hiddens), lambda: _stack([make() for make in memories])
-        )
+        state = FastWeightsState(torch.stack(hiddens), _Memories(memories))
         return self._like_input(sequence, input, lengths), (
             state if batched else state.index_batch(0)
         )
@@ -378,11 +379,12 @@ class FastWeightsRNN(_FastWeightsModule):
         self, input: Tensor | PackedSequence, hx: FastWeightsState | Tensor | None = None
     ) -> str:
         """How the first layer computes this input: what ``backend`` comes to, never "auto"."""
-        sequence, _, batched = self._time_first(input)
+        sequence, lengths, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = None if memory is None else memory[0]
         with torch.no_grad():
             drive = self._drive(sequence, "_l0")
+            memory = kernels.usable(memory, drive, self._rule(), lengths, self.backend)
         slow = self._slow_weights("_l0")
         return kernels.choose(self.backend, drive, hidden[0], memory, slow, self._rule())
 
@@ -400,6 +402,7 @@ class FastWeightsRNN(_FastWeightsModule):
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = None if memory is None else memory[0]
+        memory = memory() if callable(memory) else memory
         drive = self._drive(sequence, "_l0")
         states, *_ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
         # All states are known by now, so one pass over all steps at once repeats the inner loop.
@@ -421,9 +424,12 @@ class FastWeightsRNN(_FastWeightsModule):
         return weights if batched else weights.squeeze(0)
 
 
-def _stack(tensors: list[Tensor]) -> Tensor:
-    """``torch.stack``, without the copy where there is nothing to stack."""
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+class _Memories(tuple):
+    """What makes the memory of each layer and direction; calling it makes all in one tensor."""
+
+    def __call__(self) -> Tensor:
+        memories = [make() for make in self]
+        return torch.stack(memories) if len(memories) > 1 else memories[0].unsqueeze(0)
 
 
 def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:

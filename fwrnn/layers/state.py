@@ -24,6 +24,11 @@ class FastWeightsState:
         self._differentiable = torch.is_grad_enabled()
 
     @property
+    def unmade(self) -> "Callable[[], Tensor] | None":
+        """What would make the memory, as long as nobody has looked at it."""
+        return self._memory if callable(self._memory) else None
+
+    @property
     def memory(self) -> Tensor:
         if callable(self._memory):
             with torch.set_grad_enabled(self._differentiable):

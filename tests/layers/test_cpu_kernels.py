@@ -129,7 +129,10 @@ def test_auto_is_the_fused_form_where_it_reaches():
     x = torch.randn(6, 3, 5)
     state = made(x)[1]
     assert made.form(x) == made.form(x, state) == clone(made, backend="numba").form(x) == "numba"
-    assert made.form(x[:1], state) == "matrix"  # one step, as a cell takes it
+    assert made.form(x[:1], state) == "attention"  # one step, as a cell takes it
+    assert state.memory.shape == (1, 3, 7, 7)
+    assert made.form(x[:1], state) == "matrix"  # there is one by now
+    assert made.form(x[:1], made(x.repeat(2, 1, 1))[1]) == "matrix"  # smaller than 12 states
     assert clone(made, backend="attention").form(x) == "attention"
     assert clone(made, backend="triton").form(x) == "attention"
     made.to(torch.bfloat16)

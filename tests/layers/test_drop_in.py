@@ -139,6 +139,50 @@ def test_memory_is_made_when_it_is_looked_at(backend, monkeypatch):
     assert not layer(x)[1].detach().memory.requires_grad
 
 
+@pytest.mark.parametrize("backend", ["auto", "attention"])
+@pytest.mark.parametrize("prefix", [0, 3], ids="after {} steps of the layer".format)
+def test_single_steps_are_the_sequence_past_as_many_steps_as_units(backend, prefix):
+    torch.manual_seed(0)
+    layer = FastWeightsRNN(3, 4, num_layers=2, inner_steps=2, dtype=torch.float64, backend="matrix")
+    x = torch.randn(11, 2, 3, dtype=torch.float64, requires_grad=True)
+    whole, last = layer(x)
+    wanted = torch.autograd.grad(whole.sum() + last.memory.sum(), [x, *layer.parameters()])
+    layer.backend = backend
+    outputs, state = ([], None) if prefix == 0 else ([layer(x[:prefix])[0]], layer(x[:prefix])[1])
+    for step in x[prefix:]:
+        output, state = layer(step.unsqueeze(0), state)
+        outputs.append(output)
+    stepped = torch.cat(outputs)
+    torch.testing.assert_close(stepped, whole)
+    torch.testing.assert_close(state.memory, last.memory)
+    found = torch.autograd.grad(stepped.sum() + state.memory.sum(), [x, *layer.parameters()])
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_a_cell_goes_on_from_what_its_state_says_now(looked_at):
+    torch.manual_seed(0)
+    cell = FastWeightsRNNCell(3, 5, dtype=torch.float64)
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        state = cell(x[1], cell(x[0]))
+        kept = state.clone()
+        state.hidden[0] = 0
+        if looked_at:
+            state.memory[0] = 0
+        cell.decay = 0.5  # of what follows, not of what was written
+        found = cell(x[3], cell(x[2], state))
+        cell.backend = "matrix"
+        hidden, memory = kept.hidden.clone(), kept.memory.clone()
+        hidden[0] = 0
+        if looked_at:
+            memory[0] = 0
+        wanted = cell(x[3], cell(x[2], FastWeightsState(hidden, memory)))
+    torch.testing.assert_close(found.hidden, wanted.hidden)
+    torch.testing.assert_close(found.memory, wanted.memory)
+
+
 def test_compiles():
     layer = FastWeightsRNN(5, 7, 2)
     x = torch.randn(6, 3, 5)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fwrnn.layers.equations import Rule, SlowWeights
 from fwrnn.layers.kernels import cpu, eager, fused, gpu
+from fwrnn.layers.kernels.eager import Written
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
 FUSED = {"numba": cpu, "triton": gpu}
@@ -27,19 +28,35 @@ def check(backend: str) -> None:
         )
 
 
+def usable(
+    memory: Tensor | Callable[[], Tensor] | None,
+    drive: Tensor,
+    rule: Rule,
+    lengths: Tensor | None,
+    backend: str,
+) -> Tensor | Written | None:
+    """The given memory, made into a matrix unless a single step can go on from what was written."""
+    if not callable(memory):
+        return memory
+    few = isinstance(memory, Written) and len(memory) < drive.shape[-1] and memory.rule == rule
+    single = len(drive) == 1 and lengths is None
+    return memory if few and single and backend in ("auto", "attention") else memory()
+
+
 def choose(
     backend: str,
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | None,
+    memory: Tensor | Written | None,
     slow: SlowWeights,
     rule: Rule,
 ) -> str:
     """The form that ``backend`` comes to for these tensors, a name in ``BACKENDS``.
 
-    "auto" is a fused form where one reaches, but for a single step from a given memory, as a cell
-    takes it: that is one pass over the memory, which the matrix form makes at no less speed. A
-    fused form that does not reach comes to attention.
+    "auto" is a fused form where one reaches, but for a single step, as a cell takes it. That is
+    attention as long as fewer states than units were written, because they are fewer numbers than
+    the matrix that they make; then the matrix form, one pass over the memory, which no fused form
+    makes faster. A fused form that does not reach comes to attention.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
@@ -47,8 +64,8 @@ def choose(
     """
     if backend in EAGER:
         return backend
-    if backend == "auto" and len(drive) == 1 and memory is not None:
-        return "matrix"
+    if backend == "auto" and len(drive) == 1:
+        return "attention" if memory is None or isinstance(memory, Written) else "matrix"
     for name, implementation in FUSED.items():
         if backend in ("auto", name) and fused.reaches(
             implementation, drive, hidden, memory, slow, rule
@@ -60,7 +77,7 @@ def choose(
 def recurrence(
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | None,
+    memory: Tensor | Callable[[], Tensor] | None,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None = None,
@@ -71,7 +88,8 @@ def recurrence(
     Args:
         drive: C x(t) + biases for every step, (T, B, H), T of 1 or more.
         hidden: the state before the first step, (B, H); its dtype is that of all results.
-        memory: the fast memory before the first step, (B, H, H), or None for zero.
+        memory: the fast memory before the first step, (B, H, H), or None for zero; or what an
+            earlier call returned to make it, which attention may go on from as it is.
         slow: the learned weights used within a step.
         rule: the constants.
         lengths: steps per sequence, (B), from 1 to T, or None when all have T. Past a sequence's
@@ -88,6 +106,7 @@ def recurrence(
         disabled = torch.compiler.disable(recurrence)
         return disabled(drive, hidden, memory, slow, rule, lengths, backend)
     check(backend)
+    memory = usable(memory, drive, rule, lengths, backend)
     arguments = drive, hidden, memory, slow, rule
     form = choose(backend, *arguments)
     if form in FUSED:

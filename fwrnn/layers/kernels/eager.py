@@ -5,12 +5,33 @@ every other form is compared with.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
+
+
+@dataclass(frozen=True)
+class Written:
+    """A memory as what was written into it: A = λ^n A(0) + η Σ_τ λ^(n-τ) h(τ) h(τ)ᵀ (equation 3).
+
+    ``chunks`` hold h(1) … h(n) in pieces of any length, each (·, B, H), and ``before`` is A(0),
+    (B, H, H), or None for zero. Calling it gives the matrix. While n is below H it is the smaller
+    of the two, and attention that goes on from it has less to compute.
+    """
+
+    chunks: tuple[Tensor, ...]
+    before: Tensor | None
+    rule: Rule
+
+    def __call__(self) -> Tensor:
+        return memory_after(torch.cat(self.chunks), self.before, self.rule, None)
+
+    def __len__(self) -> int:
+        return sum(len(chunk) for chunk in self.chunks)
 
 
 def matrix(
@@ -49,7 +70,7 @@ def matrix(
 def attention(
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | None,
+    memory: Tensor | Written | None,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
@@ -57,30 +78,35 @@ def attention(
     """Equation 4: A is never formed while the sequence runs; each step attends to the past states.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
-    with T²·H. Only the returned state holds H×H numbers per sequence, summed up once at the end.
+    with T²·H. Only the returned state holds H×H numbers per sequence, summed up once it is asked
+    for. A memory that is ``Written`` only grows longer.
     """
-    first, outputs = hidden, []
-    ages = torch.arange(len(drive) - 1, -1, -1, device=drive.device)
+    first, chunks, earlier = hidden, [], 0
+    if isinstance(memory, Written):
+        chunks, earlier, memory = list(memory.chunks), len(memory), memory.before
+    given = len(chunks)
+    ages = torch.arange(earlier + len(drive) - 1, -1, -1, device=drive.device)
     strengths = equations.strengths(ages, rule, hidden.dtype).view(-1, 1, 1)
-    for t, step in enumerate(drive.unbind(0)):
+    for written, step in enumerate(drive.unbind(0), start=earlier):
 
-        def read(query: Tensor, t: int = t) -> Tensor:
+        def read(query: Tensor, written: int = written) -> Tensor:
             found = torch.zeros_like(query)
-            if outputs:
-                found = equations.attend(torch.stack(outputs), strengths[-t:], query)
+            if written:
+                found = equations.attend(torch.cat(chunks), strengths[-written:], query)
             if memory is not None:
-                found = found + rule.decay**t * equations.read(memory, query)
+                found = found + rule.decay**written * equations.read(memory, query)
             return found
 
         bracket = equations.sustained_input(step, hidden, slow)
         hidden, _ = equations.inner_loop(bracket, hidden, read, slow, rule)
         hidden = hidden.to(first.dtype)
-        outputs.append(hidden)
-    states = torch.stack(outputs)
-    if lengths is not None:
-        hidden = last_states(states, lengths)
-    # From the parts: autograd keeps them, and callers may change their outputs in place.
-    return states, hidden, lambda: memory_after(torch.stack(outputs), memory, rule, lengths)
+        chunks.append(hidden.unsqueeze(0))
+    # A copy: autograd keeps the parts, and callers may change what they get in place.
+    states = torch.cat(chunks[given:])
+    if lengths is None:
+        return states, states[-1], Written(tuple(chunks), memory, rule)
+    hidden = last_states(states, lengths)
+    return states, hidden, lambda: memory_after(torch.cat(chunks[given:]), memory, rule, lengths)
 
 
 def last_states(states: Tensor, lengths: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ def recurrence(implementation, drive, hidden, memory, slow, rule, lengths):
     inputs = drive, hidden, memory, *slow
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     states, trail = FusedRecurrence.apply(implementation, rule, save, *inputs)
-    hidden = trail[-1] if lengths is None else eager.last_states(trail[1:], lengths)
+    if lengths is None:
+        return states, trail[-1], eager.Written((trail[1:],), memory, rule)
+    hidden = eager.last_states(trail[1:], lengths)
     return states, hidden, lambda: eager.memory_after(trail[1:], memory, rule, lengths)
 
 
