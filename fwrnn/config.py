@@ -55,6 +55,13 @@ class FacialExpressionConfig:
     rotation: float
 
 
+@dataclass
+class CatchConfig:
+    name: str
+    size: int
+    visible_frames: int
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """What every model has: its width, the head, and how it is regularised."""
@@ -62,14 +69,14 @@ class ModelConfig:
     name: str
     core: str
     hidden_size: int
-    head_size: int
+    head_size: int | None
     input_dropout: float = 0.0
     encoding_dropout: float = 0.0
     head_dropout: float = 0.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if name.endswith("_size"):
+            if name.endswith("_size") and value is not None:
                 _at_least(1, name, value)
             if name.endswith("dropout") and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}; 0 turns it off")
@@ -79,7 +86,7 @@ class ModelConfig:
 class RecurrentConfig(ModelConfig):
     """A recurrent core behind the shared encoder."""
 
-    embedding_size: int
+    embedding_size: int | None
     encoding_size: int
 
 
@@ -116,48 +123,91 @@ class AssociativeLSTMConfig(RecurrentConfig):
     heads: int
 
 
-@dataclass
-class SupervisedConfig:
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """What every trainer has: how long, how fast, and how often it looks."""
+
     name: str
     max_updates: int
-    batch_size: int
     learning_rate: float
-    weight_decay: float
-    label_smoothing: float
     schedule: Schedule
     warmup_updates: int
     clip_norm: float | None
-    average_decay: float | None
     evaluate_every: int
     log_every: int
-    select_by: SelectBy
-    solved_loss: float | None
     patience: int | None
-    adversarial_norm: float = 0.0
 
     def __post_init__(self):
-        counts = "max_updates batch_size evaluate_every log_every patience"
-        for name in counts.split():
+        for name in ("max_updates", "evaluate_every", "log_every", "patience"):
             if getattr(self, name) is not None:
                 _at_least(1, name, getattr(self, name))
         _at_least(0, "warmup_updates", self.warmup_updates)
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 1e-3")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
-        if not 0 <= self.adversarial_norm < float("inf"):
-            raise ValueError(f"adversarial_norm must be 0 or more, got {self.adversarial_norm}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(
                 f"clip_norm must be positive, got {self.clip_norm}; null turns clipping off"
             )
+
+
+@dataclass(kw_only=True)
+class SupervisedConfig(TrainerConfig):
+    batch_size: int
+    weight_decay: float
+    label_smoothing: float
+    average_decay: float | None
+    select_by: SelectBy
+    solved_loss: float | None
+    adversarial_norm: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _at_least(1, "batch_size", self.batch_size)
+        for name in ("weight_decay", "adversarial_norm"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.average_decay is not None and not 0 <= self.average_decay < 1:
             raise ValueError(
                 f"average_decay must be at least 0 and below 1, got {self.average_decay}; "
                 "null turns averaging off"
             )
+
+
+@dataclass(kw_only=True)
+class ActorCriticConfig(TrainerConfig):
+    games: int
+    discount: float
+    n_steps: int | None
+    value_cost: float
+    entropy_cost: float
+    entropy_until: float | None
+    val_games: int
+    test_games: int
+    solved_reward: float | None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("games", "n_steps", "val_games", "test_games"):
+            if getattr(self, name) is not None:
+                _at_least(1, name, getattr(self, name))
+        for name in ("discount", "entropy_until"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        for name in ("value_cost", "entropy_cost"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass(kw_only=True)
+class A3CConfig(ActorCriticConfig):
+    workers: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        _at_least(1, "workers", self.workers)
 
 
 @dataclass
@@ -185,6 +235,7 @@ SCHEMAS: dict[str, tuple[str, dict[str, type]]] = {
             "assoc_retrieval": AssocRetrievalConfig,
             "mnist_glimpses": MnistGlimpsesConfig,
             "facial_expression": FacialExpressionConfig,
+            "catch": CatchConfig,
         },
     ),
     "model": (
@@ -193,12 +244,16 @@ SCHEMAS: dict[str, tuple[str, dict[str, type]]] = {
             "fast_weights": FastWeightsConfig,
             "multilevel": MultiLevelConfig,
             "lstm": RecurrentConfig,
+            "rnn": RecurrentConfig,
             "irnn": RecurrentConfig,
             "associative_lstm": AssociativeLSTMConfig,
             "convnet": ConvNetConfig,
         },
     ),
-    "trainer": ("name", {"supervised": SupervisedConfig}),
+    "trainer": (
+        "name",
+        {"supervised": SupervisedConfig, "a2c": ActorCriticConfig, "a3c": A3CConfig},
+    ),
 }
 """Per group, the key that names the schema, and the schemas."""
 

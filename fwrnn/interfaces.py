@@ -1,10 +1,13 @@
 """What tasks, models and trainers say to one another; none of them imports another."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,17 @@ class Images:
 
 
 @dataclass(frozen=True)
-class TaskSpec:
-    """What a model must know of a task: what its inputs are, and the names of its classes."""
+class Screens:
+    """Inputs are what players see, step by step: (T, N, size, size) bytes, 0 or 1."""
 
-    inputs: Symbols | Images
+    size: int
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a model must know of a task: its inputs, and the names of its classes or actions."""
+
+    inputs: Symbols | Images | Screens
     labels: tuple[str, ...]
 
 
@@ -56,3 +66,23 @@ class SupervisedTask(Protocol):
     held_out: bool
 
     def split(self, name: str, epoch: int = 0) -> Examples: ...
+
+
+class GameTask(Protocol):
+    """A task that is played.
+
+    ``games`` makes a number of games that run side by side, in Gymnasium's autoreset mode
+    NEXT_STEP, and ``seed_of`` gives the seed to reset them with, by split: index k of "train" is
+    for update k; "val" and "test" games are other ones. A game's rewards add up to a number in
+    ``reward_range``.
+    """
+
+    spec: TaskSpec
+    reward_range: tuple[float, float]
+
+    def games(self, count: int) -> "VectorEnv": ...
+
+    def seed_of(self, split: str, index: int = 0) -> int: ...
+
+
+Task = SupervisedTask | GameTask

@@ -5,6 +5,13 @@ import argparse
 from fwrnn.errors import UserError
 
 
+def positive(word: str) -> int:
+    """The type of an option that counts something."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of 1 or more, got '{word}'")
+    return int(word)
+
+
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose complaint is one line that names the command's help."""
 

@@ -9,18 +9,28 @@ import torch
 from fwrnn.commands.composition import read_config
 from fwrnn.config import Config
 from fwrnn.errors import UserError
-from fwrnn.interfaces import SupervisedTask
-from fwrnn.models import Classifier, build_model
+from fwrnn.interfaces import Screens, Task
+from fwrnn.models import Network, build_model
 from fwrnn.tasks import build_task
+from fwrnn.training.a3c import A3CTrainer
+from fwrnn.training.actor_critic import A2CTrainer
+from fwrnn.training.loop import Trainer
 from fwrnn.training.run_folder import RunFolder
+from fwrnn.training.supervised import SupervisedTrainer
+
+TRAINERS: dict[str, type[Trainer]] = {
+    "supervised": SupervisedTrainer,
+    "a2c": A2CTrainer,
+    "a3c": A3CTrainer,
+}
 
 
 class Assembly(NamedTuple):
     """What a configuration describes, built."""
 
     config: Config
-    task: SupervisedTask
-    model: Classifier
+    task: Task
+    model: Network
     device: torch.device
 
 
@@ -49,6 +59,23 @@ def assemble(config: Config) -> Assembly:
         raise UserError(
             f"the model cannot be made here ({reason}); choose a smaller one"
         ) from error
+
+
+def build_trainer(
+    config: Config, task: Task, model: Network, device: torch.device, folder: RunFolder
+) -> Trainer:
+    """The trainer that a configuration names.
+
+    Raises:
+        UserError: it is not for this kind of task, or does not take one of its settings.
+    """
+    name, played = config.trainer.name, isinstance(task.spec.inputs, Screens)
+    if played != (name != "supervised"):
+        fitting = "a2c or a3c" if played else "supervised"
+        raise UserError(
+            f"trainer={name} is not for task {config.task.name}; choose trainer={fitting}"
+        )
+    return TRAINERS[name](model, task, config.trainer, config.seed, device, folder)
 
 
 def load_run(

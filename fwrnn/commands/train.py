@@ -52,11 +52,16 @@ def check_resumable(run: str, argv: list[str]) -> None:
 
 
 def _start(composed: DictConfig, folder: Path) -> float:
-    return train(read_config(composed), folder)["val_error"]
+    return objective(train(read_config(composed), folder))
 
 
 def _resume(folder: Path, overrides: list[str]) -> float:
-    return train(resumed_config(folder, overrides), folder, resume=True)["val_error"]
+    return objective(train(resumed_config(folder, overrides), folder, resume=True))
+
+
+def objective(metrics: dict) -> float:
+    """What a Hydra sweeper minimises: the validation error, or the reward that was missed."""
+    return metrics["val_error"] if "val_error" in metrics else -metrics["val_reward"]
 
 
 def resumed_config(folder: Path, overrides: list[str]) -> Config:
@@ -84,12 +89,11 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         RunFailed: training diverged, or a file could not be written.
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
-    from fwrnn.commands.assembly import assemble
+    from fwrnn.commands.assembly import assemble, build_trainer
     from fwrnn.reports.pictures import while_learning
     from fwrnn.reports.results import commit, describe
     from fwrnn.training.run_folder import RunFolder
     from fwrnn.training.signals import StopRequest
-    from fwrnn.training.supervised import SupervisedTrainer
     from fwrnn.training.tracking import Tracker
 
     run = RunFolder(folder)
@@ -100,7 +104,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         )
     code = commit()
     _, task, model, device = assemble(config)
-    trainer = SupervisedTrainer(model, task, config.trainer, config.seed, device, run)
+    trainer = build_trainer(config, task, model, device, run)
     if resume:
         trainer.restore()
     run.write_config(config)
@@ -133,29 +137,28 @@ def conclude(
     trainer, run, config: Config, task, tracker, drawing, reason: str, code: str | None
 ) -> dict:
     """Test the best weights, once, and record what came out."""
-    from fwrnn.reports.pictures import of_results
-    from fwrnn.reports.results import flat_settings, metrics_of, percent
-    from fwrnn.training.evaluation import predict, score
+    from fwrnn.reports.results import flat_settings, metrics_of, test
 
-    model, device = trainer.model, trainer.device
+    model, device, progress = trainer.model, trainer.device, trainer.progress
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-    examples = task.split("test").to(device)
-    logits = predict(model, examples)
-    test = score((logits, examples.targets))
-    metrics = metrics_of(config, model, device, trainer.progress, reason, test, code)
+    outcome = test(config, task, model, device, progress.curve)
+    metrics = metrics_of(config, model, device, progress, reason, outcome.metrics, code)
     run.write_metrics(metrics)
-    results = {name: metrics[name] for name in ("test_error", "val_error", "updates")}
-    tracker.hyperparameters(flat_settings(config), results, trainer.progress.update)
-    pictures = of_results(task, examples.to("cpu"), logits.cpu())
+    results = {name: metrics[name] for name in (*outcome.headline, "updates")}
+    tracker.hyperparameters(flat_settings(config), results, progress.update)
+    pictures = dict(outcome.pictures)
     for name, pixels in pictures.items():
-        tracker.picture(name, pixels, trainer.progress.update)
+        tracker.picture(name, pixels, progress.update)
     if drawing is not None:
         name, draw = drawing
         pictures[name] = draw(model)
     for name, pixels in pictures.items():
         run.write_picture(name, pixels)
+    for name, gif in outcome.animations.items():
+        tracker.animation(name, gif, progress.update)
+        run.write_animation(name, gif)
     log.info(
-        f"test error {percent(test)} with the weights of update {metrics['best_update']:,}; "
+        f"{outcome.words} with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
     )
     log.info(f"test it again with: fwrnn evaluate {run.path}")

@@ -83,7 +83,7 @@ class Games:
         return screens
 
 
-def draw(games: Games, index: int, pixels: int = 12) -> np.ndarray:
+def draw(games: Games, index: int, pixels: int = 8) -> np.ndarray:
     """A game as (N · pixels, N · pixels, 3) bytes: dark where the player sees it, else grey."""
     seen = bool(games.visible[index])
     picture = np.full((games.size, games.size, 3), 18 if seen else 96, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The networks: what sees the inputs, and one head for all (section 4 of the paper)."""
+"""The networks that name a class: what sees the inputs, and one head for all (section 4)."""
 
 from torch import Tensor, nn
 
@@ -8,24 +8,20 @@ from fwrnn.layers.initialization import linear
 from fwrnn.models import glimpses
 from fwrnn.models.cores import CORES, state_size
 from fwrnn.models.encoders import GlimpseEncoder, SymbolEncoder
+from fwrnn.models.network import Network
 
 
-class Classifier(nn.Module):
+class Classifier(Network):
     """A body that ends in ``hidden_size`` features → ReLU layer → logits.
 
-    The head is the same for all models. ``state_size`` is how many numbers the body carries from
-    step to step for one sequence.
+    The head is the same for all models. Without a ``head_size`` it lacks the ReLU layer.
     """
-
-    state_size: int
 
     def add_head(self, spec: TaskSpec, config: ModelConfig) -> None:
         """To be called last: the head's first weights are drawn after those of the body."""
-        self.head = nn.Sequential(
-            linear(config.hidden_size, config.head_size),
-            nn.ReLU(),
-            linear(config.head_size, len(spec.labels)),
-        )
+        width = config.head_size or config.hidden_size
+        hidden = [linear(config.hidden_size, width), nn.ReLU()] if config.head_size else []
+        self.head = nn.Sequential(*hidden, linear(width, len(spec.labels)))
         self.head_dropout = nn.Dropout(config.head_dropout)
 
     def features(self, inputs: Tensor) -> Tensor:
@@ -35,11 +31,6 @@ class Classifier(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (B, …) → logits (B, classes)."""
         return self.head(self.head_dropout(self.features(inputs)))
-
-    @property
-    def parameter_count(self) -> int:
-        """Learned numbers of the whole network."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
 
 class SequenceClassifier(Classifier):
@@ -103,14 +94,3 @@ _NEEDS_IMAGES = (
     "name: '{}' looks at images in glimpses, and this task has none; choose task=mnist_glimpses or "
     "task=facial_expression, or another model"
 )
-
-
-def build_model(config: ModelConfig, spec: TaskSpec) -> Classifier:
-    """The network that a configuration describes, for a task's inputs and classes.
-
-    Raises:
-        ValueError: a setting that it does not take, or a task that it cannot be used for.
-    """
-    if isinstance(config, ConvNetConfig):
-        return GlimpseConvNet(spec, config)
-    return SequenceClassifier(spec, config)

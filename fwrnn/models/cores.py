@@ -47,6 +47,10 @@ def lstm(config: RecurrentConfig, input_size: int) -> nn.Module:
     return nn.LSTM(input_size, config.hidden_size)
 
 
+def rnn(config: RecurrentConfig, input_size: int) -> nn.Module:
+    return nn.RNN(input_size, config.hidden_size, nonlinearity="relu")
+
+
 def irnn(config: RecurrentConfig, input_size: int) -> nn.Module:
     return IRNN(input_size, config.hidden_size)
 
@@ -59,6 +63,7 @@ CORES: dict[str, Callable[..., nn.Module]] = {
     "fast_weights": fast_weights,
     "multilevel": multilevel,
     "lstm": lstm,
+    "rnn": rnn,
     "irnn": irnn,
     "associative_lstm": associative_lstm,
 }

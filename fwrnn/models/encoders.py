@@ -1,10 +1,10 @@
-"""From what a task shows to what a recurrent core takes: (B, …) → (T, B, encoding_size)."""
+"""From what a task shows to what a recurrent core takes: (T, B, encoding_size)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwrnn.config import ModelConfig
-from fwrnn.interfaces import Images, Symbols
+from fwrnn.config import RecurrentConfig
+from fwrnn.interfaces import Images, Screens, Symbols
 from fwrnn.layers.initialization import linear
 from fwrnn.models import glimpses
 
@@ -18,7 +18,8 @@ class SymbolEncoder(nn.Module):
     slower in single trial runs.
     """
 
-    def __init__(self, inputs: Symbols, config: ModelConfig):
+    def __init__(self, inputs: Symbols, config: RecurrentConfig):
+        _needs_embedding(config)
         super().__init__()
         self.embedding = nn.Embedding(inputs.vocabulary, config.embedding_size)
         self.expansion = linear(config.embedding_size, config.encoding_size)
@@ -41,7 +42,8 @@ class GlimpseEncoder(nn.Module):
     of the multi-level model in single runs, and dropout of pixels and of encodings.
     """
 
-    def __init__(self, inputs: Images, config: ModelConfig):
+    def __init__(self, inputs: Images, config: RecurrentConfig):
+        _needs_embedding(config)
         super().__init__()
         self.embedding = linear(glimpses.patch_size(inputs) ** 2, config.embedding_size)
         self.expansion = nn.Sequential(
@@ -55,3 +57,26 @@ class GlimpseEncoder(nn.Module):
         """(B, 4P, 4P) bytes → (24, B, encoding_size)."""
         embedded = self.embedding(self.pixel_dropout(glimpses.cut(images))).relu()
         return glimpses.in_order(self.dropout(self.expansion(embedded).relu()))
+
+
+class ScreenEncoder(nn.Sequential):
+    """Screen → 128 ReLU units, the paper's; ``embedding_size``, where given, goes between.
+
+    (T, B, S, S) bytes → (T, B, encoding_size).
+    """
+
+    def __init__(self, inputs: Screens, config: RecurrentConfig):
+        layers, width = [], inputs.size**2
+        for size in (config.embedding_size, config.encoding_size):
+            if size is not None:
+                layers += [linear(width, size), nn.ReLU()]
+                width = size
+        super().__init__(*layers)
+
+    def forward(self, screens: Tensor) -> Tensor:
+        return super().forward(screens.flatten(2).float())
+
+
+def _needs_embedding(config: RecurrentConfig) -> None:
+    if config.embedding_size is None:
+        raise ValueError("embedding_size must be a number for this task, got null; try 50")

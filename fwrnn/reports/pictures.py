@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwrnn.interfaces import Examples, Images, SupervisedTask
-from fwrnn.models import Classifier
+from fwrnn.interfaces import Examples, Images, Screens, SupervisedTask, Task
+from fwrnn.models import Network
+from fwrnn.reports.games import record, strip
 from fwrnn.reports.glimpses import GlimpsePicture, pixels_of
 from fwrnn.reports.memory import MemoryPicture, has_memory
 from fwrnn.reports.mistakes import confusion, draw_confusion, draw_worst
@@ -16,12 +17,14 @@ _EXAMPLES = 3
 
 
 def while_learning(
-    task: SupervisedTask, model: Classifier, device: torch.device
-) -> tuple[str, Callable[[Classifier], np.ndarray]] | None:
+    task: Task, model: Network, device: torch.device
+) -> tuple[str, Callable[[Network], np.ndarray]] | None:
     """A name, and what draws the model at work on a few validation examples as (H, W, 3) bytes.
 
-    None for a model without a memory on a task without images.
+    None for a model without a memory on a task of symbols.
     """
+    if isinstance(task.spec.inputs, Screens):
+        return "game", lambda model: strip(record(model, task, device, games=1))
     inputs, targets = (part[:_EXAMPLES] for part in task.split("val"))
     answers = [task.spec.labels[target] for target in targets.tolist()]
     if isinstance(task.spec.inputs, Images):

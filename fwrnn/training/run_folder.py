@@ -5,7 +5,8 @@
     config.yaml          the resolved configuration
     metrics.json         the results, once the run has ended; fractions from 0 to 1
     curve.csv            a row per validation
-    pictures/*.png       the memory or the glimpses at work, and what was confused in the test
+    pictures/*.png       the memory, the glimpses or a game at work, and what the test confused
+    pictures/*.gif       games, played
     checkpoints/best.pt  the best weights by validation
     checkpoints/last.pt  everything needed to go on
     train.log            the messages
@@ -58,6 +59,10 @@ class RunFolder:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "png")
         write_whole(self.path / "pictures" / f"{name}.png", buffer.getbuffer())
+
+    def write_animation(self, name: str, gif: bytes) -> None:
+        """``gif`` is the content of pictures/NAME.gif."""
+        write_whole(self.path / "pictures" / f"{name}.gif", gif)
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
         buffer = io.BytesIO()

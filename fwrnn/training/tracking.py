@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -31,6 +32,13 @@ class Tracker:
     def picture(self, name: str, pixels: np.ndarray, update: int) -> None:
         """``pixels`` are (height, width, 3) bytes."""
         self._writer.add_image(name, pixels, update, dataformats="HWC")
+
+    def animation(self, name: str, gif: bytes, update: int) -> None:
+        """``gif`` is a GIF file's content, which TensorBoard plays among its images."""
+        width, height = (int.from_bytes(gif[k : k + 2], "little") for k in (6, 8))
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._writer.file_writer.add_summary(summary, update)
 
     def text(self, name: str, markdown: str) -> None:
         self._writer.add_text(name, markdown)

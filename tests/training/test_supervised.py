@@ -9,7 +9,8 @@ import torch
 from fwrnn.commands.train import train
 from fwrnn.config import Schedule
 from fwrnn.errors import RunFailed
-from fwrnn.training.supervised import learning_rate
+from fwrnn.training.evaluation import Score
+from fwrnn.training.loop import learning_rate
 from tests.commands.compose import compose
 
 
@@ -71,6 +72,6 @@ def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch,
     from fwrnn.training import supervised
 
     scores = iter([(2.0, 0.5), (1.0, 0.4), (1.2, 0.3), (1.1, 0.35)])
-    monkeypatch.setattr(supervised, "evaluate", lambda *args: supervised.Score(*next(scores), 0, 1))
+    monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
     metrics = train(compose(*tiny, f"trainer.select_by={select_by}"), tmp_path)
     assert metrics["best_update"] == best
