@@ -1,12 +1,14 @@
 """From a command line to a checked configuration: Hydra, and its errors in one line each."""
 
 import logging
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +31,25 @@ def _by(choice: str, values: DictConfig) -> Any:
     return values.get(str(choice), next(iter(values.values())))
 
 
+def _draw(seed: int, name: str, kind: str, *values: Any) -> Any:
+    """``${draw:${seed},learning_rate,loguniform,1e-4,1e-2}``: a value for random search.
+
+    The same for the same seed and name, everywhere. ``kind`` is "uniform" or "loguniform" between
+    two numbers, or "choice" among any.
+    """
+    random = Random(f"{seed} {name}")
+    if kind == "choice":
+        return random.choice(values)
+    low, high = values
+    if kind == "loguniform":
+        return float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.4g}")
+    if kind == "uniform":
+        return float(f"{random.uniform(low, high):.4g}")
+    raise ValueError(f"draw knows uniform, loguniform and choice, got '{kind}'")
+
+
 OmegaConf.register_new_resolver("by", _by, replace=True)
+OmegaConf.register_new_resolver("draw", _draw, replace=True)
 
 
 def conf_dir() -> Path:
@@ -87,7 +107,8 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
         now = HydraConfig.get()
         folder = Path(os.path.relpath(now.runtime.output_dir))
         try:
-            return job(config, folder, list(now.overrides.task))
+            overrides = OmegaConf.to_container(now.overrides.task)  # as written
+            return job(config, folder, overrides)
         except Exception as error:
             if now.mode == RunMode.MULTIRUN:
                 log.error(f"{folder}: {error}")

@@ -215,6 +215,8 @@ class CatchVectorEnv(VectorEnv):
             raise gymnasium.error.InvalidAction(
                 f"step takes {self.num_envs} actions, each 0, 1 or 2, got shape {actions.shape}"
             )
+        if self._np_random is None:
+            raise gymnasium.error.ResetNeeded("call reset() before the first step()")
         was_over = games.over
         if self.autoreset_mode is AutoresetMode.DISABLED and was_over.any():
             raise gymnasium.error.ResetNeeded(

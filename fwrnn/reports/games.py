@@ -59,8 +59,8 @@ class _Watched(VectorWrapper):
 def strip(recording: Recording, index: int = 0) -> np.ndarray:
     """One game as a still picture, (height, width, 3) bytes.
 
-    Its frames from left to right; below, a row per move, bright where the memory attends to the
-    screen above.
+    Its frames from left to right; below, a row per move, brightest below the screen that the
+    memory attends to most.
     """
     frames = recording.frames[index, :, ::2, ::2]  # small enough to stand side by side
     picture = np.concatenate([_framed(frame) for frame in frames], axis=1)
@@ -92,16 +92,18 @@ def _moment(recording: Recording, moment: int) -> np.ndarray:
         if recording.attention is not None:
             made = recording.attention[index].copy()
             made[moment + 1 :] = 0
-            parts.append(_stretched(_colours(made, recording.attention[index].max()), parts[0]))
+            parts.append(_stretched(_colours(made), parts[0]))
         columns.append(np.concatenate(parts))
     return np.concatenate(columns, axis=1)
 
 
-def _colours(attention: np.ndarray, most: float | None = None) -> np.ndarray:
-    """Roots of the strengths, so that weak ones can be seen too, as (rows, columns, 3) bytes."""
+def _colours(attention: np.ndarray) -> np.ndarray:
+    """Strengths (moves, screens) as (moves, screens, 3) bytes, each move's highest the brightest.
+
+    Roots are shown, so that weak ones can be seen too.
+    """
     roots = np.sqrt(np.clip(attention, 0, None))
-    most = np.sqrt(most) if most is not None else roots.max()
-    shares = roots / max(float(most), 1e-6)
+    shares = roots / roots.max(axis=1, keepdims=True).clip(min=1e-6)
     return matplotlib.colormaps["magma"](shares, bytes=True)[..., :3]
 
 

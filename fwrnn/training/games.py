@@ -95,6 +95,5 @@ def wilson(mean: float, count: int, least: float, most: float) -> tuple[float, f
     share = (mean - least) / width
     centre = share + z * z / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    ends = ((centre + sign * half) / (1 + z * z / count) for sign in (-1, 1))
-    low, high = (least + width * min(1.0, max(0.0, end)) for end in ends)
-    return low, high
+    low, high = (least + width * (centre + sign * half) / (1 + z * z / count) for sign in (-1, 1))
+    return max(least, min(low, mean)), min(most, max(high, mean))  # rounding aside

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from fwrnn.config import Schedule
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.training.run_folder import RunFolder
 from fwrnn.training.signals import StopRequest
-from fwrnn.training.tracking import Tracker
+
+if TYPE_CHECKING:
+    from fwrnn.training.tracking import Tracker
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Trainer:
     def fit(
         self,
         stop: StopRequest,
-        tracker: Tracker,
+        tracker: "Tracker",
         on_validation: Callable[[nn.Module, int], None] | None = None,
     ) -> str:
         """Train until solved, without progress, or out of updates; returns which.

@@ -1,0 +1,36 @@
+"""Random search by a sweep over seeds: what a seed draws."""
+
+from statistics import median
+
+import pytest
+
+from fwrnn.cli import main
+from fwrnn.commands.composition import _draw
+from tests.commands.compose import compose
+
+SEARCH = "experiment=figure5_search"
+
+
+def test_a_seed_draws_the_same_everywhere_and_for_every_core():
+    assert _draw(100, "learning_rate", "loguniform", 3e-4, 3e-3) == 0.001283
+    trials = [compose(SEARCH, f"model={core}", "seed=101") for core in ("fast_weights", "lstm")]
+    assert trials[0].trainer == trials[1].trainer
+    assert trials[0].model.fast_lr != compose("task=catch").model.fast_lr
+    assert trials[0].trainer != compose(SEARCH, "seed=102").trainer
+
+
+def test_draws_lie_where_they_should():
+    rates = [_draw(seed, "a", "loguniform", 1e-4, 1e-2) for seed in range(400)]
+    assert 1e-4 <= min(rates) and max(rates) <= 1e-2
+    assert 6e-4 < median(rates) < 1.7e-3
+    decays = [_draw(seed, "b", "uniform", 0.5, 1.0) for seed in range(400)]
+    assert 0.5 <= min(decays) < 0.51 and 0.99 < max(decays) <= 1.0
+    assert {_draw(seed, "c", "choice", 1, 2, 3) for seed in range(50)} == {1, 2, 3}
+    with pytest.raises(ValueError, match="uniform, loguniform and choice, got 'normal'"):
+        _draw(0, "d", "normal", 0, 1)
+
+
+def test_a_wrong_draw_is_one_line(capsys):
+    assert main(["train", "trainer.learning_rate=${draw:0,a,normal,0,1}"]) == 2
+    error = capsys.readouterr().err
+    assert "got 'normal'" in error and error.count("\n") == 1
