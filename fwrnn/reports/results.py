@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from fwrnn import __version__
-from fwrnn.config import ActorCriticConfig, Config
+from fwrnn.config import ActorCriticConfig, CatchConfig, Config
 from fwrnn.interfaces import GameTask, Screens, SupervisedTask, Task
 from fwrnn.models import Network
 from fwrnn.reports.games import animation, record, strip
@@ -33,7 +33,9 @@ def describe(config: Config, model: Network, device: torch.device) -> str:
 
 
 def dataset_of(config: Config) -> str | None:
-    """Which of a task's data sets it is: a stand-in must not pass for the real one."""
+    """Which of a task's data sets or games it is: a stand-in must not pass for the real one."""
+    if isinstance(config.task, CatchConfig):
+        return f"N={config.task.size}, M={config.task.visible_frames}"
     chosen = getattr(config.task, "dataset", None) or getattr(config.task, "layout", None)
     return chosen and chosen.name
 

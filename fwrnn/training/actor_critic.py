@@ -88,6 +88,8 @@ def measured(losses: Losses, episodes: Episodes) -> dict[str, Tensor]:
 class PlayingTrainer(Trainer):
     """What both forms of the actor-critic share: greedy validation, and counting frames."""
 
+    watched = "reward"
+
     def __init__(
         self,
         model: nn.Module,
@@ -99,7 +101,7 @@ class PlayingTrainer(Trainer):
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         super().__init__(model, optimizer, config, device, folder)
         self.task = task
-        self.frames = 0
+        self.frames = self._frames_logged = 0
 
     def validate(self) -> dict[str, float]:
         result = evaluate_play(self.model, self.task, "val", self.config.val_games, self.device)
@@ -116,12 +118,16 @@ class PlayingTrainer(Trainer):
     def shown(self, measured: dict[str, float]) -> dict[str, str]:
         return {"val_reward": f"{measured['val_reward']:.3f}"}
 
+    def rates(self, updates: int, seconds: float) -> dict[str, float]:
+        frames, self._frames_logged = self.frames - self._frames_logged, self.frames
+        return {**super().rates(updates, seconds), "frames_per_second": frames / seconds}
+
     def content(self) -> dict:
         return {**super().content(), "frames": self.frames}
 
     def load(self, content: dict) -> None:
         super().load(content)
-        self.frames = content["frames"]
+        self.frames = self._frames_logged = content["frames"]
 
 
 class A2CTrainer(PlayingTrainer):

@@ -49,7 +49,11 @@ class Trainer:
             ``warmup_updates``, ``evaluate_every``, ``log_every`` and ``patience``.
         device: where the model is.
         folder: takes the checkpoints and the curve.
+
+    ``watched`` is what the progress bar shows of an update.
     """
+
+    watched = "loss"
 
     def __init__(
         self,
@@ -85,9 +89,9 @@ class Trainer:
         """What the progress bar says of a validation."""
         raise NotImplementedError
 
-    def rates(self, updates_per_second: float) -> dict[str, float]:
-        """How fast it is, for the log."""
-        return {"updates_per_second": updates_per_second}
+    def rates(self, updates: int, seconds: float) -> dict[str, float]:
+        """How fast it was since the last log."""
+        return {"updates_per_second": updates / seconds}
 
     @property
     def validated_model(self) -> nn.Module:
@@ -174,11 +178,11 @@ class Trainer:
         scalars = {
             **means,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            **self.rates(count / (time.perf_counter() - self._logged)),
+            **self.rates(count, time.perf_counter() - self._logged),
         }
         update = self.progress.update
         self.tracker.scalars({f"train/{name}": x for name, x in scalars.items()}, update)
-        self._show(bar, loss=f"{means['loss']:.4f}")
+        self._show(bar, **{self.watched: f"{means[self.watched]:.4f}"})
         self._logged = time.perf_counter()
 
     def _validate(self, bar: tqdm) -> None:

@@ -21,7 +21,7 @@ def test_a_seed_draws_the_same_everywhere_and_for_every_core():
 
 def test_draws_lie_where_they_should():
     rates = [_draw(seed, "a", "loguniform", 1e-4, 1e-2) for seed in range(400)]
-    assert 1e-4 <= min(rates) and max(rates) <= 1e-2
+    assert min(rates) >= 1e-4 and max(rates) <= 1e-2
     assert 6e-4 < median(rates) < 1.7e-3
     decays = [_draw(seed, "b", "uniform", 0.5, 1.0) for seed in range(400)]
     assert 0.5 <= min(decays) < 0.51 and 0.99 < max(decays) <= 1.0
