@@ -26,6 +26,13 @@ def test_layer_in_five_lines_runs():
     assert isinstance(names["state"].memory, torch.Tensor)
 
 
+def test_games_are_made_as_shown():
+    program = re.findall(r"```python\n(.*?)\n```", README, re.S)[1]
+    names = {}
+    exec(program, names)
+    assert names["games"].reset(seed=0)[0].shape == (4096, 16, 16)
+
+
 def test_pictures_exist():
     for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (Path(__file__).parents[1] / name).is_file()

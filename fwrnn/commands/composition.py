@@ -247,6 +247,13 @@ def _read_group(group: str, values: Any) -> Any:
             f"unknown {group}.{key} '{name}'{suggestion(str(name), schemas)} "
             f"Known: {', '.join(schemas)}"
         )
+    for field in values:
+        takers = [n for n, schema in schemas.items() if field in schema.__dataclass_fields__]
+        if takers and name not in takers:
+            raise UserError(
+                f"{group}.{field} is not for {key} '{name}' but for {', '.join(takers)}; "
+                "choose one of them, or another task"
+            )
     return _typed(f"{group}.", schemas[name], values)
 
 

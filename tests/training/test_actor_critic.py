@@ -202,6 +202,7 @@ def test_stops_when_solved(tmp_path):
         (["task=catch", "trainer=supervised"], "choose trainer=a2c or a3c"),
         (["trainer=a2c"], "choose trainer=supervised"),
         (["task=catch", "model=multilevel"], "cannot play"),
+        (["task=catch", "model=convnet"], "embedding_size is not for core 'convnet' but for fast"),
         (["task=catch", "model.head_dropout=0.1"], "head_dropout must be 0 for games"),
         (["task=catch", "task.size=2"], "task.size must be 3 or more"),
         (["task=catch", "task.visible_frames=17"], "task.visible_frames must lie in 1"),
