@@ -223,7 +223,7 @@ class CatchVectorEnv(VectorEnv):
                 "some games are over; call reset(options={'reset_mask': mask}) before step()"
             )
         rewards = games.move(actions)
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and was_over.any():
             games.start(self.np_random, was_over)
         ended = games.over
         info = {"caught": games.caught & ended, "_caught": ended} if ended.any() else {}
