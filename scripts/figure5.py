@@ -60,7 +60,12 @@ def read_runs(folder: Path) -> dict[tuple[int, str], list[dict]]:
         run["curve"] = np.array([[float(r["frames"]), float(r["val_reward"])] for r in rows]).T
         runs.setdefault((run["size"], run["model"]), []).append(run)
     order = list(COLOURS)
-    return dict(sorted(runs.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))))
+    return dict(
+        sorted(
+            (cell for cell in runs.items() if cell[0][1] in order),
+            key=lambda cell: (cell[0][0], order.index(cell[0][1])),
+        )
+    )
 
 
 def best_of(runs: list[dict]) -> list[dict]:
@@ -84,7 +89,7 @@ def table(runs: dict, searched: bool) -> str:
         goal = goal or f"{len(reached)} of {len(frames)} runs"
         each = ", ".join(f"{reward:.3f}" for reward in rewards)
         minutes = mean(run["seconds"] for run in found) / 60
-        commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for run in found}))
+        commits = ", ".join(sorted({short(run["commit"]) for run in found}))
         lines.append(
             f"| {size} | `{model}` | {len(found)} | {mean(rewards):.3f} | {each} | {goal} | "
             f"{minutes:.1f} | {commits} |"
@@ -99,6 +104,11 @@ def table(runs: dict, searched: bool) -> str:
                     f"| {size} | `{model}` | {run['seed']} | {run['val_reward']:.3f} | {drawn} |"
                 )
     return "\n".join(lines)
+
+
+def short(commit: str | None) -> str:
+    """As git shows it; + where the code had been changed, – where it was not known."""
+    return f"`{commit[:7]}{'+' * commit.endswith('+')}`" if commit else "–"
 
 
 def draw(runs: dict) -> Figure:

@@ -40,7 +40,8 @@ def assemble(config: Config) -> Assembly:
     Raises:
         UserError: a setting that the task, the model or this machine does not take.
     """
-    device = choose_device(config.device)
+    shares_memory = getattr(config.trainer, "name", None) == "a3c"
+    device = choose_device("cpu" if shares_memory and config.device == "auto" else config.device)
     keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -27,7 +27,10 @@ def parser() -> Parser:
         help="where the task's data lie here, instead of where they lay in the run (task.data_dir)",
     )
     parser.add_argument(
-        "--games", metavar="N", type=positive, help="of a game: how many to play; default: 1000"
+        "--games",
+        metavar="N",
+        type=positive,
+        help="games to play; default: as many as the run did",
     )
     parser.add_argument("--device", help="instead of the one the run was configured with")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")

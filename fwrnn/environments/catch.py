@@ -2,8 +2,8 @@
 
 A ball of one pixel starts in the top row of a screen of N×N pixels and falls by one row a frame; a
 paddle two pixels wide in the bottom row stays, or moves by one pixel. In the N-th frame the ball is
-in the bottom row and the game ends: the reward is 1 if the paddle touches the ball, else -1. From
-the M-th frame on, the screen that the player sees is blank: where the ball will land, and where the
+in the bottom row and the game ends: the reward is 1 if the paddle touches the ball, else -1. After
+the M-th frame the screen that the player sees is blank: where the ball will land, and where the
 paddle is, must be remembered.
 
 The paper leaves the start open. Ours: ball and paddle start in columns drawn independently and
@@ -149,7 +149,7 @@ class Catch(gymnasium.Env):
     def step(self, action):
         if not self.action_space.contains(action):
             raise gymnasium.error.InvalidAction(f"actions are 0, 1 and 2, got {action!r}")
-        if self.games.over[0]:
+        if self._np_random is None or self.games.over[0]:
             raise gymnasium.error.ResetNeeded("the game is over; call reset() before step()")
         (reward,) = self.games.move(np.array([action])).tolist()
         ended = bool(self.games.over[0])
@@ -206,14 +206,22 @@ class CatchVectorEnv(VectorEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self.games.start(self.np_random, (options or {}).get("reset_mask"))
+        mask = (options or {}).get("reset_mask")
+        if mask is not None and (
+            np.shape(mask) != (self.num_envs,) or np.array(mask).dtype != bool
+        ):
+            raise ValueError(
+                f"reset_mask must be {self.num_envs} booleans, one per game, got {mask}"
+            )
+        self.games.start(self.np_random, None if mask is None else np.array(mask))
         return self.games.screens(), {}
 
     def step(self, actions):
         actions, games = np.asarray(actions), self.games
-        if actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions <= 2)).all():
+        whole = np.issubdtype(actions.dtype, np.integer) and actions.shape == (self.num_envs,)
+        if not whole or not ((actions >= 0) & (actions <= 2)).all():
             raise gymnasium.error.InvalidAction(
-                f"step takes {self.num_envs} actions, each 0, 1 or 2, got shape {actions.shape}"
+                f"step takes {self.num_envs} integers, each 0, 1 or 2, got {actions!r}"
             )
         if self._np_random is None:
             raise gymnasium.error.ResetNeeded("call reset() before the first step()")

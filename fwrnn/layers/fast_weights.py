@@ -372,6 +372,7 @@ class FastWeightsRNN(_FastWeightsModule):
             hidden = self.weight_hh_l0.new_zeros(shape, device=sequence.device)
         if not batched:
             hidden = hidden.unsqueeze(1)
+            memory = memory() if callable(memory) else memory
             memory = None if memory is None else memory.unsqueeze(1)
         return hidden, memory
 
@@ -498,6 +499,7 @@ class FastWeightsRNNCell(_FastWeightsModule):
             hidden = self.weight_hh.new_zeros(shape, device=input.device)
         if input.dim() == 1:
             hidden = hidden.unsqueeze(0)
+            memory = memory() if callable(memory) else memory
             memory = None if memory is None else memory.unsqueeze(0)
         _, hidden, memory = kernels.recurrence(
             self._drive(input.view(1, -1, self.input_size), ""),
@@ -507,5 +509,5 @@ class FastWeightsRNNCell(_FastWeightsModule):
             self._rule(),
             backend=self.backend,
         )
-        state = FastWeightsState(hidden, memory)
+        state = FastWeightsState(hidden.clone(), memory)  # which callers may change in place
         return state.index_batch(0) if input.dim() == 1 else state

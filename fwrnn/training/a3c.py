@@ -10,6 +10,7 @@ import copy
 import os
 import signal
 import threading
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -48,8 +49,7 @@ class A3CTrainer(PlayingTrainer):
         self._context = multiprocessing.get_context("spawn")
         self._lock = self._context.Lock()
         self._stop = self._context.Event()
-        self._workers: list[multiprocessing.Process] = []
-        self._connections: list[Connection] = []
+        self._workers: dict[Connection, multiprocessing.Process] = {}
         self._snapshot = copy.deepcopy(model)
 
     @property
@@ -68,36 +68,54 @@ class A3CTrainer(PlayingTrainer):
         if not self._workers:
             self._start()
         self.set_learning_rate()
-        sentinels = {worker.sentinel: worker for worker in self._workers}
-        ready = wait([*self._connections, *sentinels])
-        for connection in self._connections:
-            if connection in ready:
+        while self._workers:
+            for connection in wait(list(self._workers)):
                 try:
                     news = connection.recv()
-                except EOFError:
-                    continue  # its sentinel tells
+                except (EOFError, OSError):
+                    self._dismiss(connection)
+                    continue
                 if isinstance(news, str):
                     raise RunFailed(f"a worker failed: {news}")
                 self.frames += news.pop("frames")
                 return {name: torch.tensor(value) for name, value in news.items()}
-        dead = next(worker for sentinel, worker in sentinels.items() if sentinel in ready)
-        dead.join()
-        raise RunFailed(f"a worker ended with exit code {dead.exitcode}; the run can be resumed")
+        raise RunFailed("the workers ended before the last update; the run can be resumed")
+
+    def _dismiss(self, connection: Connection) -> None:
+        """See off a worker that has nothing more to tell: no update is left for it."""
+        worker = self._workers.pop(connection)
+        worker.join()
+        connection.close()
+        if worker.exitcode:
+            raise RunFailed(
+                f"a worker ended with exit code {worker.exitcode}; the run can be resumed"
+            )
+
+    @contextmanager
+    def _locked(self):
+        """Nobody changes the weights meanwhile. A worker that died may have died with the lock."""
+        while not self._lock.acquire(timeout=1):
+            if any(worker.exitcode for worker in self._workers.values()):
+                raise RunFailed("a worker died while it changed the weights; resume the run")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def validate(self) -> dict[str, float]:
-        with self._lock:
+        with self._locked():
             self._snapshot.load_state_dict(self.model.state_dict())
         return super().validate()
 
     def content(self) -> dict:
-        with self._lock:
+        with self._locked():
             return copy.deepcopy(super().content())
 
     def _start(self) -> None:
         """Share what is to be shared and start the workers.
 
-        They inherit that Ctrl-C is ignored: it reaches all processes of a terminal, and this one
-        tells them to stop.
+        They inherit that Ctrl-C and termination are ignored, which reach all processes of a
+        terminal or a batch job: this one tells them to stop.
         """
         self.model.share_memory()
         statistics = [self._statistics(parameter) for parameter in self.model.parameters()]
@@ -106,7 +124,8 @@ class A3CTrainer(PlayingTrainer):
         common = self.model, statistics, self.task, self.config
         shared = *common, self._tickets, self._lock, self._stop
         main_thread = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else None
+        signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
         try:
             for number in range(self.config.workers):
                 ours, theirs = self._context.Pipe(duplex=False)
@@ -116,11 +135,10 @@ class A3CTrainer(PlayingTrainer):
                 )
                 worker.start()
                 theirs.close()
-                self._workers.append(worker)
-                self._connections.append(ours)
+                self._workers[ours] = worker
         finally:
-            if main_thread:
-                signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _statistics(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Adam's state of a parameter, in shared memory."""
@@ -136,14 +154,14 @@ class A3CTrainer(PlayingTrainer):
     def close(self) -> None:
         """Have the workers stop after the update they are at; those that do not are killed."""
         self._stop.set()
-        for connection in self._connections:
+        for connection in self._workers:
             connection.close()
-        for worker in self._workers:
+        for worker in self._workers.values():
             worker.join(timeout=5)
             if worker.is_alive():
                 worker.kill()
                 worker.join()
-        self._workers, self._connections = [], []
+        self._workers = {}
 
 
 def work(
@@ -158,6 +176,7 @@ def work(
     connection: Connection,
 ) -> None:
     """A worker: updates until there are no more, ``stop`` is set, or nobody listens any more."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
@@ -171,11 +190,22 @@ def work(
             if update >= config.max_updates:
                 break
             news = one_update(model, local, optimizer, games, task, config, update, lock)
-            connection.send(news)
-    except OSError:
-        os._exit(0)  # the one who listened is gone, killed perhaps
+            tell(connection, news)
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}")
+        tell(connection, f"{type(error).__name__}: {error}")
+
+
+def end_with_parent() -> None:
+    """Wait for the parent's end, however it comes, and end too, whatever is being waited for."""
+    multiprocessing.parent_process().join()
+    os._exit(0)
+
+
+def tell(connection: Connection, news: dict | str) -> None:
+    try:
+        connection.send(news)
+    except OSError:
+        os._exit(0)  # the one who listened has gone
 
 
 def one_update(model, local, optimizer, games, task, config, update: int, lock) -> dict:

@@ -104,7 +104,9 @@ class PlayingTrainer(Trainer):
         self.frames = self._frames_logged = 0
 
     def validate(self) -> dict[str, float]:
-        result = evaluate_play(self.model, self.task, "val", self.config.val_games, self.device)
+        result = evaluate_play(
+            self.validated_model, self.task, "val", self.config.val_games, self.device
+        )
         return {"val_reward": result.reward, "val_won": result.won, "frames": self.frames}
 
     def better(self, now: dict[str, float], best: dict[str, float]) -> bool:

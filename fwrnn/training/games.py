@@ -57,8 +57,11 @@ def play(
 
 
 def draw(logits: Tensor) -> Tensor:
-    """One action per row of ``logits`` (N, actions), by its probability. → (N)."""
-    return torch.multinomial(logits.softmax(-1), 1).squeeze(-1)
+    """One action per row of ``logits`` (N, actions), by its probability. → (N).
+
+    Of logits that are not numbers any action: the loss will tell that training diverged.
+    """
+    return torch.multinomial(logits.softmax(-1).nan_to_num(1.0), 1).squeeze(-1)
 
 
 class Result(NamedTuple):

@@ -74,7 +74,8 @@ class Trainer:
         raise NotImplementedError
 
     def validate(self) -> dict[str, float]:
-        """Look at ``validated_model``; returns what was measured, by names that begin with val_."""
+        """Look at ``validated_model``; returns what was measured. Names of what the choice of
+        the best weights may look at begin with val_."""
         raise NotImplementedError
 
     def better(self, now: dict[str, float], best: dict[str, float]) -> bool:
@@ -151,6 +152,7 @@ class Trainer:
             return "solved"
         if (
             config.patience is not None
+            and progress.best
             and progress.update - progress.best_update >= config.patience
         ):
             return "no progress"

@@ -195,8 +195,13 @@ def test_bad_moves_say_what_is_wrong():
     with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
         vector.step([1, 1])
     vector.reset(seed=0)
-    for actions in ([1], [1, 3], [-1, 1]):
+    for actions in ([1], [1, 3], [-1, 1], [0.5, 1.0]):
         with pytest.raises(gymnasium.error.InvalidAction):
             vector.step(actions)
+    for mask in ([1, 1], np.array([True])):
+        with pytest.raises(ValueError, match="reset_mask must be 2 booleans"):
+            vector.reset(options={"reset_mask": mask})
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        Catch().step(1)
     with pytest.raises(ValueError, match="num_envs"):
         CatchVectorEnv(0)

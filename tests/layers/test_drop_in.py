@@ -183,6 +183,25 @@ def test_a_cell_goes_on_from_what_its_state_says_now(looked_at):
     torch.testing.assert_close(found.memory, wanted.memory)
 
 
+@pytest.mark.parametrize("backend", ["auto", "matrix", "attention", "numba"])
+def test_states_of_a_cell_may_be_changed_in_place(backend):
+    cell = FastWeightsRNNCell(3, 4, backend=backend)
+    x, state = torch.randn(9, 2, 3), None
+    for step in x:  # past as many steps as there are units
+        state = cell(step, state)
+        kept = state.hidden.detach().clone()
+        state.hidden[0] = 0
+    torch.testing.assert_close(cell(x[0], state).memory.isfinite().all(), torch.tensor(True))
+    state.hidden.sum().backward()
+    assert cell.weight_ih.grad.isfinite().all() and kept[0].any()
+    with torch.no_grad():
+        state = cell(x[0])
+        written = state.hidden.clone()
+        state.hidden.zero_()
+        wanted = cell.fast_lr * written.unsqueeze(-1) * written.unsqueeze(-2)
+        torch.testing.assert_close(state.memory, wanted)
+
+
 def test_compiles():
     layer = FastWeightsRNN(5, 7, 2)
     x = torch.randn(6, 3, 5)

@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv
 
 from fwrnn.cli import main
 from fwrnn.commands.assembly import assemble
+from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
 from fwrnn.errors import Interrupted, RunFailed, UserError
 from fwrnn.reports.results import frames_to
@@ -233,9 +234,10 @@ def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, mo
         with pytest.raises(Interrupted):
             train(config, tmp_path)
     assert not torch.multiprocessing.active_children()
-    config.trainer.workers = 1
     metrics = train(config, tmp_path, resume=True)
     assert metrics["test_reward"] > 0.7
+    recorded = evaluate_run(str(tmp_path), "val")
+    assert recorded["reproduced"]  # the weights that were validated are those that were kept
     assert metrics["frames"] == 600 * 16 * 5
     last = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     steps = {state["step"].item() for state in last["optimizer"]["state"].values()}
@@ -294,7 +296,7 @@ def running(process: int) -> bool:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ps of Linux")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "ctrl-c"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_workers_end_with_their_parent(how, tmp_path):
     words = [*SMALL, "trainer=a3c", "trainer.workers=1", "trainer.max_updates=1000000"]
     words += ["trainer.evaluate_every=100"]
@@ -306,17 +308,56 @@ def test_workers_end_with_their_parent(how, tmp_path):
         time.sleep(0.1)
     workers = children_of(parent.pid)
     assert len(workers) >= 2  # multiprocessing keeps a process of its own
-    if how == signal.SIGINT:  # as a terminal sends it: to all of them
+    if how != signal.SIGKILL:  # as a terminal or a batch system sends it: to all of them
         os.killpg(parent.pid, how)
     else:
         parent.send_signal(how)
     _, errors = parent.communicate(timeout=60)
-    if how == signal.SIGINT:
-        assert parent.returncode == 130
+    if how != signal.SIGKILL:
+        assert parent.returncode == 128 + how
         assert "nothing is lost" in errors and "Traceback" not in errors
     while any(running(worker) for worker in workers):
         assert time.monotonic() < wanted
         time.sleep(0.1)
+
+
+class Slow:
+    """A connection of a worker that says no more, and one that answers late."""
+
+    def __init__(self, news):
+        self.news = news
+
+    def recv(self):
+        if self.news is None:
+            raise EOFError
+        return self.news
+
+    def close(self):
+        pass
+
+
+def test_worker_without_work_is_let_go_while_another_finishes(tmp_path, monkeypatch):
+    config = a3c_config()
+    _, task, model, device = assemble(config)
+    trainer = a3c.A3CTrainer(model, task, config.trainer, 0, device, tmp_path)
+    worker = type("Ended", (), {"join": lambda *a, **k: None, "is_alive": lambda s: False})
+    worker.exitcode = 0
+    idle, busy = Slow(None), Slow({"frames": 5, "loss": 1.0})
+    trainer._workers = {idle: worker(), busy: worker()}
+    monkeypatch.setattr(a3c, "wait", lambda connections: connections)
+    assert trainer.update() == {"loss": torch.tensor(1.0)} and trainer.frames == 5
+    assert idle not in trainer._workers
+    busy.news, worker.exitcode = None, -9
+    with pytest.raises(RunFailed, match="exit code -9"):
+        trainer.update()
+
+
+def test_divergence_is_one_line(tmp_path, capsys):
+    words = [*SMALL, "model=rnn", "trainer.learning_rate=1e9", "trainer.clip_norm=null"]
+    words += ["trainer.max_updates=40", "trainer.log_every=20", "trainer.evaluate_every=20"]
+    assert main(["train", *words, f"hydra.run.dir={tmp_path / 'run'}"]) == 1
+    error = capsys.readouterr().err
+    assert "training diverged" in error and "Traceback" not in error
 
 
 def test_asynchronous_training_wants_the_cpu(tmp_path):
