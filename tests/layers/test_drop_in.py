@@ -167,7 +167,7 @@ def test_a_cell_goes_on_from_what_its_state_says_now(looked_at):
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     with torch.no_grad():
         state = cell(x[1], cell(x[0]))
-        kept = state.clone()
+        kept = cell(x[1], cell(x[0])).clone()  # whose memory is made; the other's is not
         state.hidden[0] = 0
         if looked_at:
             state.memory[0] = 0

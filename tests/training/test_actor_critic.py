@@ -18,6 +18,7 @@ from fwrnn.cli import main
 from fwrnn.commands.assembly import assemble
 from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
+from fwrnn.environments.catch import CatchVectorEnv
 from fwrnn.errors import Interrupted, RunFailed, UserError
 from fwrnn.reports.results import frames_to
 from fwrnn.training import a3c
@@ -190,6 +191,23 @@ def test_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     curves = [(tmp_path / run / "curve.csv").read_text() for run in ("early", "straight")]
     rows = [[row.rsplit(",", 1)[0] for row in curve.split("\n")] for curve in curves]
     assert rows[0] == rows[1]
+
+
+def test_every_update_plays_other_games(tmp_path, monkeypatch):
+    seeds = []
+    plain = CatchVectorEnv.reset
+
+    def watched(self, *, seed=None, options=None):
+        seeds.append(seed)
+        return plain(self, seed=seed, options=options)
+
+    monkeypatch.setattr(CatchVectorEnv, "reset", watched)
+    _, task, model, device = assemble(compose(*SMALL))
+    trainer = A2CTrainer(model, task, compose(*SMALL).trainer, 0, device, tmp_path)
+    for _ in range(5):
+        trainer.update()
+        trainer.progress.update += 1
+    assert len(set(seeds)) == 5
 
 
 def test_stops_when_solved(tmp_path):
