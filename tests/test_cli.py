@@ -112,7 +112,7 @@ def test_task_brings_what_was_chosen_for_it_and_the_command_line_overrules_it():
     images = compose("task=mnist_glimpses")
     assert images.model.core == "multilevel"
     assert images.model.integration_dropout == 0.3
-    assert images.trainer.max_updates == 15600
+    assert images.trainer.max_updates == 11700
     assert compose("task=mnist_glimpses", "task.dataset=digits").trainer.max_updates == 4000
     assert compose("task=mnist_glimpses", "trainer.max_updates=7").trainer.max_updates == 7
     other = compose("task=mnist_glimpses", "model=lstm", "model.head_dropout=0")
