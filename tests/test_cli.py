@@ -1,8 +1,10 @@
 """The command line: every mistake is one line on standard error and exit status 2."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,20 @@ from fwrnn import __version__
 from fwrnn.cli import main
 from fwrnn.commands.train import train
 from tests.commands.compose import compose
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(compose(*TINY), folder)
+    return folder
 
 
 @pytest.fixture
-def run(tiny, tmp_path):
-    train(compose(*tiny), tmp_path / "run")
-    return tmp_path / "run"
+def run(trained, tmp_path):
+    """A run of a test's own, which it may break."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def one_line(capsys) -> str:
