@@ -117,6 +117,18 @@ def test_outputs_and_states_may_be_changed_in_place(backend):
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("backend", ["matrix", "attention", "numba"])
+def test_a_given_memory_may_be_changed_before_the_next_is_looked_at(backend):
+    layer = FastWeightsRNN(5, 7, backend=backend)
+    x, hidden = torch.randn(6, 3, 5), torch.randn(1, 3, 7)
+    memory = torch.randn(1, 3, 7, 7)
+    with torch.no_grad():
+        wanted = layer(x, FastWeightsState(hidden, memory))[1].memory
+        state = layer(x, FastWeightsState(hidden, memory))[1]
+        memory.zero_()
+        torch.testing.assert_close(state.memory, wanted)
+
+
 @pytest.mark.parametrize("backend", ["attention", "numba"])
 def test_memory_is_made_when_it_is_looked_at(backend, monkeypatch):
     made = []

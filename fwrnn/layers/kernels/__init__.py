@@ -106,9 +106,11 @@ def recurrence(
         disabled = torch.compiler.disable(recurrence)
         return disabled(drive, hidden, memory, slow, rule, lengths, backend)
     check(backend)
-    memory = usable(memory, drive, rule, lengths, backend)
+    given, memory = memory, usable(memory, drive, rule, lengths, backend)
+    form = choose(backend, drive, hidden, memory, slow, rule)
+    if memory is given and isinstance(memory, Tensor) and form != "matrix":
+        memory = memory.clone()  # what makes the next one needs it; callers may change theirs
     arguments = drive, hidden, memory, slow, rule
-    form = choose(backend, *arguments)
     if form in FUSED:
         return fused.recurrence(FUSED[form], *arguments, lengths)
     return EAGER[form](*arguments, lengths)
