@@ -52,15 +52,20 @@ def main() -> None:
 def row(model: str, size: int, runs: list[dict], published: float | None) -> str:
     """One line of the table; the paper has no such cell where ``published`` is None."""
     errors = [100 * run["test_error"] for run in runs]
-    spread = f" ± {stdev(errors):.2g}" if len(errors) > 1 else ""
-    listed = ", ".join(f"{error:.3g}" for error in errors)
-    papers = "–" if published is None else f"{published:.4g} %"
-    updates = ", ".join(sorted({f"{run['updates']:,}" for run in runs}))
+    spread = f" ± {decimals(stdev(errors))}" if len(errors) > 1 else ""
+    listed = ", ".join(decimals(error) for error in errors)
+    papers = "–" if published is None else f"{published:.2f} %"
+    updates = ", ".join(f"{n:,}" for n in sorted({run["updates"] for run in runs}))
     commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for run in runs}))
     return (
-        f"| `{model}` | {size} | {papers} | {mean(errors):.3g}{spread} % | {listed} | "
+        f"| `{model}` | {size} | {papers} | {decimals(mean(errors))}{spread} % | {listed} | "
         f"{updates} | {commits} |"
     )
+
+
+def decimals(percent: float) -> str:
+    """Two of them, or three where two would show none."""
+    return f"{percent:.3f}" if 0 < percent < 0.01 else f"{percent:.2f}"
 
 
 if __name__ == "__main__":

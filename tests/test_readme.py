@@ -1,11 +1,15 @@
 """What the README promises in its first screens."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_quick_start_is_two_command_lines():
@@ -35,4 +39,11 @@ def test_games_are_made_as_shown():
 
 def test_pictures_exist():
     for name in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (Path(__file__).parents[1] / name).is_file()
+        assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3"])
+def test_tables_are_those_of_the_kept_runs(table):
+    command = [sys.executable, ROOT / "scripts" / "table.py", table]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed in README
