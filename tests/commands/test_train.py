@@ -149,7 +149,7 @@ def test_run_stopped_before_its_first_validation_can_go_on(tiny, tmp_path, capsy
     assert main(["train", f"resume={tmp_path / 'run'}", "trainer.learning_rate=1e-3"]) == 0
 
 
-@pytest.mark.parametrize("name", ["r=eq", "r,c", "r(1)", "it's", "a b", "[x]"])
+@pytest.mark.parametrize("name", ["it's a=b, [x]", "r(1)"])
 def test_any_folder_can_be_resumed(tiny, tmp_path, name):
     train(compose(*tiny), tmp_path / name)
     assert main(["train", f"resume={tmp_path / name}", "trainer.max_updates=25"]) == 0

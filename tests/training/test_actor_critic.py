@@ -314,14 +314,30 @@ def running(process: int) -> bool:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ps of Linux")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_workers_end_with_their_parent(how, tmp_path):
+def test_workers_end_with_their_parent(tmp_path):
     words = [*SMALL, "trainer=a3c", "trainer.workers=1", "trainer.max_updates=1000000"]
-    words += ["trainer.evaluate_every=100"]
-    command = [sys.executable, "-m", "fwrnn", "train", *words, f"hydra.run.dir={tmp_path}"]
-    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wanted = time.monotonic() + 90
-    while not (tmp_path / "curve.csv").exists():  # validated once: the workers work
+    command = [sys.executable, "-m", "fwrnn", "train", *words, "trainer.evaluate_every=100"]
+    ways = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    parents = {
+        how: subprocess.Popen(
+            [*command, f"hydra.run.dir={tmp_path / how.name}"],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for how in ways
+    }
+    try:
+        for how, parent in parents.items():
+            end_and_check(parent, how, tmp_path / how.name, time.monotonic() + 90)
+    finally:
+        for parent in parents.values():
+            if parent.poll() is None:
+                os.killpg(parent.pid, signal.SIGKILL)
+
+
+def end_and_check(parent: subprocess.Popen, how: signal.Signals, run, wanted: float) -> None:
+    while not (run / "curve.csv").exists():  # validated once: the workers work
         assert parent.poll() is None and time.monotonic() < wanted
         time.sleep(0.1)
     workers = children_of(parent.pid)
