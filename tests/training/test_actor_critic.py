@@ -218,7 +218,8 @@ def test_stops_when_solved(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["task=catch", "trainer=supervised"], "choose trainer=a2c or a3c"),
+        (["task=catch", "trainer=supervised"], "'supervised' but for a2c, a3c; choose one of them"),
+        (["task=catch", "model=irnn", "trainer=supervised"], "choose trainer=a2c or a3c"),
         (["trainer=a2c"], "choose trainer=supervised"),
         (["task=catch", "model=multilevel"], "cannot play"),
         (["task=catch", "model=convnet"], "embedding_size is not for core 'convnet' but for fast"),
