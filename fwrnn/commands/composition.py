@@ -31,13 +31,13 @@ def _by(choice: str, values: DictConfig) -> Any:
     return values.get(str(choice), next(iter(values.values())))
 
 
-def _draw(seed: int, name: str, kind: str, *values: Any) -> Any:
-    """``${draw:${seed},learning_rate,loguniform,1e-4,1e-2}``: a value for random search.
+def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
+    """``${draw:${trial},learning_rate,loguniform,1e-4,1e-2}``: a value for random search.
 
-    The same for the same seed and name, everywhere. ``kind`` is "uniform" or "loguniform" between
+    The same for the same trial and name, everywhere. ``kind`` is "uniform" or "loguniform" between
     two numbers, or "choice" among any.
     """
-    random = Random(f"{seed} {name}")
+    random = Random(f"{trial} {name}")
     if kind == "choice":
         return random.choice(values)
     low, high = values
@@ -229,7 +229,7 @@ def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(SCHEMAS
         plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0][:200]}") from error
-    for key in ("resume", "experiment"):
+    for key in ("resume", "experiment", "trial"):
         plain.pop(key, None)
     for group in SCHEMAS:
         given = plain.pop(group, None)

@@ -1,4 +1,4 @@
-"""Random search by a sweep over seeds: what a seed draws."""
+"""Random search by a sweep over seeds: what a trial draws."""
 
 from statistics import median
 
@@ -11,12 +11,13 @@ from tests.commands.compose import compose
 SEARCH = "experiment=figure5_search"
 
 
-def test_a_seed_draws_the_same_everywhere_and_for_every_core():
+def test_a_trial_draws_the_same_everywhere_and_for_every_core():
     assert _draw(100, "learning_rate", "loguniform", 3e-4, 3e-3) == 0.001283
     trials = [compose(SEARCH, f"model={core}", "seed=101") for core in ("fast_weights", "lstm")]
     assert trials[0].trainer == trials[1].trainer
     assert trials[0].model.fast_lr != compose("task=catch").model.fast_lr
     assert trials[0].trainer != compose(SEARCH, "seed=102").trainer
+    assert trials[0].trainer == compose(SEARCH, "trial=101", "seed=7").trainer
 
 
 def test_draws_lie_where_they_should():
