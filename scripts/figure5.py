@@ -69,12 +69,19 @@ def read_runs(folder: Path) -> dict[tuple[int, str], list[dict]]:
 
 
 def best_of(runs: list[dict]) -> list[dict]:
-    """The trials with the highest validation reward; of equal ones those that got there first."""
+    """The trials that got to 0.9 first, by the mean over the seeds of each; their runs in order.
 
-    def rank(run: dict) -> tuple:
-        return -run["val_reward"], run["frames_to_0.9"] or float("inf")
+    A run that never got there counts as all its frames, and then the reward decides.
+    """
+    trials: dict[str, list[dict]] = {}
+    for run in runs:
+        trials.setdefault(str(run["searched"]), []).append(run)
 
-    return sorted(runs, key=rank)[:BEST]
+    def rank(trial: list[dict]) -> tuple:
+        frames = mean(run["frames_to_0.9"] or run["curve"][0, -1] for run in trial)
+        return frames, -mean(run["val_reward"] for run in trial)
+
+    return [run for trial in sorted(trials.values(), key=rank)[:BEST] for run in trial]
 
 
 def table(runs: dict, searched: bool) -> str:
@@ -95,13 +102,15 @@ def table(runs: dict, searched: bool) -> str:
             f"{minutes:.1f} | {commits} |"
         )
     if searched:
-        lines += ["", f"| screen | model | seed | val reward | {' | '.join(SEARCHED)} |"]
-        lines.append("|---" * (4 + len(SEARCHED)) + "|")
+        lines += ["", f"| screen | model | seed | val reward | to 0.9 | {' | '.join(SEARCHED)} |"]
+        lines.append("|---" * (5 + len(SEARCHED)) + "|")
         for (size, model), found in runs.items():
             for run in found:
                 drawn = " | ".join("–" if v is None else f"{v}" for v in run["searched"].values())
+                goal = f"{run['frames_to_0.9'] / 1e6:.2f} M" if run["frames_to_0.9"] else "–"
                 lines.append(
-                    f"| {size} | `{model}` | {run['seed']} | {run['val_reward']:.3f} | {drawn} |"
+                    f"| {size} | `{model}` | {run['seed']} | {run['val_reward']:.3f} | {goal} | "
+                    f"{drawn} |"
                 )
     return "\n".join(lines)
 

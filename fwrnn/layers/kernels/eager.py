@@ -88,11 +88,12 @@ def attention(
     ages = torch.arange(earlier + len(drive) - 1, -1, -1, device=drive.device)
     strengths = equations.strengths(ages, rule, hidden.dtype).view(-1, 1, 1)
     for written, step in enumerate(drive.unbind(0), start=earlier):
+        past = torch.cat(chunks) if written else None  # once for all S reads
 
-        def read(query: Tensor, written: int = written) -> Tensor:
+        def read(query: Tensor, written: int = written, past: Tensor | None = past) -> Tensor:
             found = torch.zeros_like(query)
-            if written:
-                found = equations.attend(torch.cat(chunks), strengths[-written:], query)
+            if past is not None:
+                found = equations.attend(past, strengths[-written:], query)
             if memory is not None:
                 found = found + rule.decay**written * equations.read(memory, query)
             return found
