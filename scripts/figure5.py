@@ -135,7 +135,7 @@ def draw(runs: dict) -> Figure:
         published = FOLDER / "published" / f"n{size}.csv"
         if published.exists():
             draw_published(axes.twiny(), published)
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="center right", fontsize=8)
     return figure
 
 
