@@ -10,6 +10,7 @@ The paper's curves are dashed, on an axis of their own: it does not state the un
 import argparse
 import csv
 import json
+from math import inf
 from pathlib import Path
 from statistics import mean, median
 
@@ -69,50 +70,57 @@ def read_runs(folder: Path) -> dict[tuple[int, str], list[dict]]:
 
 
 def best_of(runs: list[dict]) -> list[dict]:
-    """The trials that got to 0.9 first, by the mean over the seeds of each; their runs in order.
+    """The runs of the best trials, the best one's first."""
+    return [run for trial in sorted(trials_of(runs), key=rank)[:BEST] for run in trial]
 
-    A run that never got there counts as all its frames, and then the reward decides.
-    """
+
+def trials_of(runs: list[dict]) -> list[list[dict]]:
+    """Runs with the same settings, which differ in their seeds."""
     trials: dict[str, list[dict]] = {}
     for run in runs:
         trials.setdefault(str(run["searched"]), []).append(run)
+    return list(trials.values())
 
-    def rank(trial: list[dict]) -> tuple:
-        frames = mean(run["frames_to_0.9"] or run["curve"][0, -1] for run in trial)
-        return frames, -mean(run["val_reward"] for run in trial)
 
-    return [run for trial in sorted(trials.values(), key=rank)[:BEST] for run in trial]
+def rank(trial: list[dict]) -> tuple[float, float]:
+    """Mean frames to 0.9, all of a run's where it never got there; of equal ones the reward."""
+    frames = mean(run["frames_to_0.9"] or run["curve"][0, -1] for run in trial)
+    return frames, -mean(run["val_reward"] for run in trial)
 
 
 def table(runs: dict, searched: bool) -> str:
     """Markdown: a row per model and size, and of a search a row per trial."""
-    lines = ["| screen | model | runs | test reward | each | frames to 0.9 | min | commit |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = [
+        "| screen | model | runs | test reward | each | M frames to 0.9 | each | min | commit |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for (size, model), found in runs.items():
         rewards = [run["test_reward"] for run in found]
-        frames = [run["frames_to_0.9"] for run in found]
-        reached = [count for count in frames if count is not None]
-        goal = f"{median(reached) / 1e6:.2f} M" if len(reached) == len(frames) else ""
-        goal = goal or f"{len(reached)} of {len(frames)} runs"
+        frames = [run["frames_to_0.9"] or inf for run in found]
         each = ", ".join(f"{reward:.3f}" for reward in rewards)
         minutes = mean(run["seconds"] for run in found) / 60
         commits = ", ".join(sorted({short(run["commit"]) for run in found}))
         lines.append(
-            f"| {size} | `{model}` | {len(found)} | {mean(rewards):.3f} | {each} | {goal} | "
+            f"| {size} | `{model}` | {len(found)} | {mean(rewards):.3f} | {each} | "
+            f"{millions(median(frames))} | {', '.join(map(millions, frames))} | "
             f"{minutes:.1f} | {commits} |"
         )
     if searched:
-        lines += ["", f"| screen | model | seed | val reward | to 0.9 | {' | '.join(SEARCHED)} |"]
-        lines.append("|---" * (5 + len(SEARCHED)) + "|")
+        lines += ["", f"| screen | model | seeds | M frames, mean | {' | '.join(SEARCHED)} |"]
+        lines.append("|---" * (4 + len(SEARCHED)) + "|")
         for (size, model), found in runs.items():
-            for run in found:
-                drawn = " | ".join("–" if v is None else f"{v}" for v in run["searched"].values())
-                goal = f"{run['frames_to_0.9'] / 1e6:.2f} M" if run["frames_to_0.9"] else "–"
-                lines.append(
-                    f"| {size} | `{model}` | {run['seed']} | {run['val_reward']:.3f} | {goal} | "
-                    f"{drawn} |"
-                )
+            for trial in trials_of(found):
+                seeds = ", ".join(str(run["seed"]) for run in trial)
+                drawn = trial[0]["searched"].values()
+                drawn = " | ".join("–" if value is None else f"{value}" for value in drawn)
+                frames = millions(rank(trial)[0])
+                lines.append(f"| {size} | `{model}` | {seeds} | {frames} | {drawn} |")
     return "\n".join(lines)
+
+
+def millions(frames: float) -> str:
+    """– for never."""
+    return "–" if frames == inf else f"{frames / 1e6:.2f}"
 
 
 def short(commit: str | None) -> str:

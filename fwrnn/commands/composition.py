@@ -251,8 +251,8 @@ def _read_group(group: str, values: Any) -> Any:
         takers = [n for n, schema in schemas.items() if field in schema.__dataclass_fields__]
         if takers and name not in takers:
             raise UserError(
-                f"{group}.{field} is not for {key} '{name}' but for {', '.join(takers)}; "
-                "choose one of them, or another task"
+                f"{group}.{field} is not for {key} '{name}'; choose "
+                f"{group}={' or '.join(takers)}, or another task"
             )
     return _typed(f"{group}.", schemas[name], values)
 

@@ -1,5 +1,7 @@
 """Random search by a sweep over seeds: what a trial draws."""
 
+import runpy
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -8,6 +10,7 @@ from fwrnn.cli import main
 from fwrnn.commands.composition import _draw
 from tests.commands.compose import compose
 
+ROOT = Path(__file__).parents[2]
 SEARCH = "experiment=figure5_search"
 
 
@@ -17,7 +20,20 @@ def test_a_trial_draws_the_same_everywhere_and_for_every_core():
     assert trials[0].trainer == trials[1].trainer
     assert trials[0].model.fast_lr != compose("task=catch").model.fast_lr
     assert trials[0].trainer != compose(SEARCH, "seed=102").trainer
-    assert trials[0].trainer == compose(SEARCH, "trial=101", "seed=7").trainer
+    again = compose(SEARCH, "model=fast_weights", "trial=101", "seed=7")
+    assert (again.trainer, again.model, again.seed) == (trials[0].trainer, trials[0].model, 7)
+
+
+@pytest.mark.parametrize("core", ["fast_weights", "lstm", "rnn"])
+def test_the_tuned_settings_are_those_of_the_best_repeated_trial(core):
+    script = runpy.run_path(str(ROOT / "scripts" / "figure5.py"))
+    runs = script["read_runs"](ROOT / "outputs" / "paper" / "figure5" / "search-n16-2000")
+    best = script["best_of"](runs[16, core])[0]["searched"]
+    tuned = compose("task=catch", f"model={core}")
+    for key, value in best.items():
+        group, name = key.split(".")
+        chosen = getattr(getattr(tuned, group), name, None)
+        assert chosen == (value if value is None else pytest.approx(value, rel=0.02))
 
 
 def test_draws_lie_where_they_should():

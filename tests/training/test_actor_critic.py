@@ -218,11 +218,14 @@ def test_stops_when_solved(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["task=catch", "trainer=supervised"], "'supervised' but for a2c, a3c; choose one of them"),
+        (["task=catch", "trainer=supervised"], "choose trainer=a2c or a3c"),
         (["task=catch", "model=irnn", "trainer=supervised"], "choose trainer=a2c or a3c"),
         (["trainer=a2c"], "choose trainer=supervised"),
         (["task=catch", "model=multilevel"], "cannot play"),
-        (["task=catch", "model=convnet"], "embedding_size is not for core 'convnet' but for fast"),
+        (
+            ["task=catch", "model=convnet"],
+            "embedding_size is not for core 'convnet'; choose model=fast",
+        ),
         (["task=catch", "model.head_dropout=0.1"], "head_dropout must be 0 for games"),
         (["task=catch", "task.size=2"], "task.size must be 3 or more"),
         (["task=catch", "task.visible_frames=17"], "task.visible_frames must lie in 1"),
