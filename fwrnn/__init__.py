@@ -4,9 +4,13 @@
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what is imported below when it is asked for, for those who only read
+    from fwrnn.layers import FastMemory, FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
 
 __version__ = "0.1.0"
-__all__ = ["FastWeightsRNN", "FastWeightsRNNCell", "FastWeightsState", "__version__"]
+__all__ = ["FastMemory", "FastWeightsRNN", "FastWeightsRNNCell", "FastWeightsState", "__version__"]
 
 
 def __getattr__(name: str):

@@ -12,6 +12,7 @@ from typing import Any
 Nonlinearity = Enum("Nonlinearity", ["relu", "tanh"])
 Boundary = Enum("Boundary", ["sustained", "identity"])
 InnerStart = Enum("InnerStart", ["candidate", "previous"])
+ReadGain = Enum("ReadGain", ["unit", "layer", "fixed"])
 Backend = Enum("Backend", ["auto", "matrix", "attention", "numba", "triton"])
 Schedule = Enum("Schedule", ["constant", "linear", "cosine"])
 SelectBy = Enum("SelectBy", ["val_loss", "val_error"])
@@ -99,6 +100,7 @@ class FastWeightsConfig(RecurrentConfig):
     layer_norm: bool
     boundary: Boundary
     inner_start: InnerStart
+    read_gain: ReadGain = ReadGain.fixed  # of runs from before it could be learned
     backend: Backend
 
 

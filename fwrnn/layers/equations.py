@@ -5,8 +5,10 @@ NIPS 2016, arXiv:1610.06258v3, section 3 and supplement B. One step of the netwo
 
     A(t)       = λ A(t-1) + η h(t) h(t)ᵀ                                            (1)
     h_0(t+1)   = f(W h(t) + C x(t+1))
-    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + A(t) h_s(t+1)]),  s = 0 … S-1            (2), (5)
+    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1)]),  s = 0 … S-1          (2), (5)
     h(t+1)     = h_S(t+1)
+
+with g = 1 in the paper; here it can also be learned (``read_gain``).
 
 The memory A is read first, S times, and then written once, with the final state only. It belongs
 to one sequence: rows of a batch never share it. It is not a parameter: λ and η are constants.
@@ -37,12 +39,14 @@ class SlowWeights(NamedTuple):
     """What is learned in one layer and used inside the recurrence.
 
     ``weight_hh`` (H, H) is W. ``norm_weight`` and ``norm_bias`` (H) are the gain and bias of layer
-    normalisation, both ``None`` without it.
+    normalisation, both ``None`` without it. ``read_gain`` (H) is g, how strongly each unit takes in
+    what is read from the memory, ``None`` for the paper's 1.
     """
 
     weight_hh: Tensor
     norm_weight: Tensor | None
     norm_bias: Tensor | None
+    read_gain: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ class Rule:
                 f"inner_steps (S) must be an integer of 0 or more, got {self.inner_steps}; "
                 "the paper uses 1"
             )
-        _one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        _one_of("boundary", self.boundary, BOUNDARIES)
-        _one_of("inner_start", self.inner_start, INNER_STARTS)
+        one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
+        one_of("boundary", self.boundary, BOUNDARIES)
+        one_of("inner_start", self.inner_start, INNER_STARTS)
         if self.inner_start == "previous" and (
             self.inner_steps == 0 or self.boundary == "identity"
         ):
@@ -95,7 +99,8 @@ class Rule:
             )
 
 
-def _one_of(name: str, value: str, allowed) -> None:
+def one_of(name: str, value: str, allowed) -> None:
+    """Raises ValueError unless ``value``, of the argument ``name``, is among those ``allowed``."""
     if value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{name} must be one of {choices}, got {value!r}; choose one of them")
@@ -138,7 +143,8 @@ def inner_loop(
     for _ in range(rule.inner_steps):
         query = state
         boundary = bracket if rule.boundary == "sustained" else query
-        state = activation(layer_norm(boundary + read(query), slow))
+        found = read(query) if slow.read_gain is None else slow.read_gain * read(query)
+        state = activation(layer_norm(boundary + found, slow))
     return state, query
 
 
@@ -149,23 +155,25 @@ def read(memory: Tensor, query: Tensor) -> Tensor:
 
 def write(memory: Tensor, hidden: Tensor, rule: Rule) -> Tensor:
     """Equation 1: λ A(t-1) + η h(t) h(t)ᵀ, one outer product per sequence. → (B, H, H)."""
-    return rule.decay * memory + rule.fast_lr * hidden.unsqueeze(-1) * hidden.unsqueeze(-2)
+    left, right = hidden.unsqueeze(-1), hidden.unsqueeze(-2)
+    return torch.addcmul(rule.decay * memory, left, right, value=rule.fast_lr)
 
 
 def attend(past: Tensor, strengths: Tensor, query: Tensor) -> Tensor:
     """Equation 4: Σ_τ strength_τ h(τ) [h(τ)·h_s(t+1)], the memory as attention over the past.
 
-    ``past`` (t, B, H) holds h(1) … h(t) and ``strengths`` (t, 1, 1) holds η λ^(t-τ). → (B, H).
-    Products and sums beat batched matrix products here, which are thin.
+    ``past`` (…, B, t, H) holds h(1) … h(t) and ``strengths`` (…, B, t) holds η λ^(t-τ).
+    → (…, B, H). Products and sums beat batched matrix products here, which are thin.
     """
-    scores = (past * query).sum(-1, keepdim=True)
-    return (past * (scores * strengths)).sum(0)
+    scores = (past * query.unsqueeze(-2)).sum(-1) * strengths
+    return (past * scores.unsqueeze(-1)).sum(-2)
 
 
 def decays(ages: Tensor, rule: Rule, dtype: torch.dtype) -> Tensor:
     """λ^age for ages of 0 or more, of any shape, computed in float32 at least."""
-    precise = ages.to(torch.promote_types(dtype, torch.float32))
-    return (rule.decay**precise).to(dtype)
+    precise = torch.promote_types(dtype, torch.float32)
+    powers = rule.decay ** ages.to(precise)
+    return powers if dtype == precise else powers.to(dtype)
 
 
 def strengths(ages: Tensor, rule: Rule, dtype: torch.dtype) -> Tensor:

@@ -4,15 +4,17 @@ The equations are in ``fwrnn.layers.equations``, the ways to compute a whole seq
 ``fwrnn.layers.kernels``; this file holds the modules, their parameters and their input forms.
 """
 
-import functools
 import inspect
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.utils.checkpoint import CheckpointFunction
 
 from fwrnn.layers import equations, kernels
 from fwrnn.layers.equations import Rule, SlowWeights
@@ -21,11 +23,47 @@ from fwrnn.layers.initialization import (
     scaled_identity_,
     uniform_outgoing_,
 )
-from fwrnn.layers.state import FastWeightsState
+from fwrnn.layers.memory import FastMemory, FastWeightsState
+
+READ_GAINS = ("unit", "layer", "fixed")
+
+
+def _constant(name: str) -> Any:
+    """A constant of the rule as an attribute that may be set, and is checked when it is."""
+
+    def change(self, value):
+        self.rule = replace(self.rule, **{name: value})
+
+    return property(lambda self: getattr(self.rule, name), change)
+
+
+def _fixed(name: str) -> Any:
+    """An attribute that parameters were made by, so that it can only be read."""
+
+    def refuse(self, value):
+        raise AttributeError(
+            f"{name} of a {type(self).__name__} cannot be changed later, because its parameters "
+            f"were made for {name}={getattr(self, name)!r}; make a new one with {name}={value!r}"
+        )
+
+    return property(lambda self: getattr(self, f"_{name}"), refuse)
 
 
 class _FastWeightsModule(nn.Module):
     """What the layer and the cell share: the constants, and how their parameters start."""
+
+    decay = _constant("decay")
+    fast_lr = _constant("fast_lr")
+    inner_steps = _constant("inner_steps")
+    nonlinearity = _constant("nonlinearity")
+    boundary = _constant("boundary")
+    inner_start = _constant("inner_start")
+
+    input_size = _fixed("input_size")
+    hidden_size = _fixed("hidden_size")
+    bias = _fixed("bias")
+    layer_norm = _fixed("layer_norm")
+    read_gain = _fixed("read_gain")
 
     def __init__(
         self,
@@ -33,6 +71,7 @@ class _FastWeightsModule(nn.Module):
         hidden_size: int,
         bias: bool,
         layer_norm: bool,
+        read_gain: str,
         backend: str,
         rule: Rule,
     ):
@@ -42,29 +81,34 @@ class _FastWeightsModule(nn.Module):
                 raise ValueError(
                     f"{name} must be an integer of 1 or more, got {size!r}; give a positive size"
                 )
-        kernels.check(backend)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        self.layer_norm = layer_norm
+        equations.one_of("read_gain", read_gain, READ_GAINS)
+        self._input_size, self._hidden_size = input_size, hidden_size
+        self._bias, self._layer_norm, self._read_gain = bias, layer_norm, read_gain
         self.backend = backend
-        self.decay = rule.decay
-        self.fast_lr = rule.fast_lr
-        self.inner_steps = rule.inner_steps
-        self.nonlinearity = rule.nonlinearity
-        self.boundary = rule.boundary
-        self.inner_start = rule.inner_start
+        self.rule = rule
 
-    def _rule(self) -> Rule:
-        """The constants as they are now, checked: attributes may be changed between calls."""
-        return _rule(
-            self.decay,
-            self.fast_lr,
-            self.inner_steps,
-            self.nonlinearity,
-            self.boundary,
-            self.inner_start,
-        )
+    @property
+    def rule(self) -> Rule:
+        """The constants, all together; each of them is an attribute, too."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: Rule) -> None:
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                f"rule must be a Rule, got {type(rule).__name__}; set single constants by name"
+            )
+        self._rule = rule
+
+    @property
+    def backend(self) -> str:
+        """The form that computes whole sequences; "auto" is the fastest."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: str) -> None:
+        kernels.check(backend)
+        self._backend = backend
 
     def _add_parameters(self, suffix: str, input_size: int, factory: dict) -> None:
         hidden = self.hidden_size
@@ -73,20 +117,23 @@ class _FastWeightsModule(nn.Module):
             shapes |= {"bias_ih": (hidden,), "bias_hh": (hidden,)}
         if self.layer_norm:
             shapes |= {"norm_weight": (hidden,), "norm_bias": (hidden,)}
+        if self.read_gain != "fixed":
+            shapes |= {"read_weight": (hidden if self.read_gain == "unit" else 1,)}
         for name, shape in shapes.items():
             self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: W = 0.05·I, C and biases uniform in ±1/√H, LN gain 1, bias 0.
 
-        Source: section 4 of the paper; see ``fwrnn.layers.initialization``.
+        Source: section 4 of the paper; see ``fwrnn.layers.initialization``. The learned strength
+        of the read starts at 0, from where training finds how much of it the data can use.
         """
         for name, parameter in self.named_parameters():
             if name.startswith("weight_hh"):
                 scaled_identity_(parameter, FAST_WEIGHTS_SCALE)
             elif name.startswith("norm_weight"):
                 nn.init.ones_(parameter)
-            elif name.startswith("norm_bias"):
+            elif name.startswith(("norm_bias", "read_weight")):
                 nn.init.zeros_(parameter)
             else:
                 uniform_outgoing_(parameter)
@@ -99,13 +146,15 @@ class _FastWeightsModule(nn.Module):
         return F.linear(sequence, getattr(self, "weight_ih" + suffix), bias)
 
     def _slow_weights(self, suffix: str) -> SlowWeights:
+        read_weight = getattr(self, "read_weight" + suffix, None)
         return SlowWeights(
             getattr(self, "weight_hh" + suffix),
             getattr(self, "norm_weight" + suffix, None),
             getattr(self, "norm_bias" + suffix, None),
+            None if read_weight is None else read_weight.expand(self.hidden_size),
         )
 
-    def _check_input(self, input: Tensor, dims: tuple[int, int]) -> None:
+    def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__
         if input.dim() not in dims:
             raise ValueError(
@@ -117,31 +166,69 @@ class _FastWeightsModule(nn.Module):
                 f"{name} takes inputs with a last dimension of input_size = {self.input_size}, "
                 f"got shape {tuple(input.shape)}; change input_size or the input"
             )
+        self._check_kind("an input", input, like)
+
+    def _check_kind(self, what: str, tensor: Tensor, like: Tensor) -> None:
+        """Raises ValueError unless ``tensor`` can be computed with parameters such as ``like``."""
+        name = type(self).__name__
+        if tensor.device != like.device:
+            raise ValueError(
+                f"{name} has parameters on {like.device}, got {what} on {tensor.device}; "
+                "move one of them"
+            )
+        if tensor.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+            raise ValueError(
+                f"{name} has parameters in {like.dtype}, got {what} in {tensor.dtype}; "
+                f"convert it with .to({like.dtype}), or the module"
+            )
 
     def _check_state(
-        self, hx: "FastWeightsState | Tensor | tuple | None", shape: tuple[int, ...]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The hidden vector and the memory of a given state, ``None`` for what was not given."""
+        self, hx: Any, shape: tuple[int, ...], like: Tensor
+    ) -> tuple[Tensor, FastMemory | None]:
+        """The hidden vector, of this ``shape``, and the memory of a given state, None if empty."""
         if hx is None:
-            return None, None
-        pair = isinstance(hx, FastWeightsState | tuple | list) and len(hx) == 2
-        if not isinstance(hx, Tensor) and not pair:
+            return like.new_zeros(shape), None
+        hidden, memory = self._parts(hx)
+        units = self.hidden_size
+        if tuple(hidden.shape) != shape:
             raise ValueError(
-                f"{type(self).__name__} takes a state of two tensors, hidden and memory, or the "
-                f"hidden tensor alone, got {type(hx).__name__}; pass what it returned"
+                f"{type(self).__name__} takes a state whose hidden has shape {shape}, got "
+                f"{tuple(hidden.shape)}; start from None or from a state for the same batch"
             )
-        if isinstance(hx, FastWeightsState) and hx.unmade is not None:
-            hidden, memory = hx.hidden, hx.unmade  # which going on may never need as a matrix
-        else:
-            hidden, memory = (hx, None) if isinstance(hx, Tensor) else hx
-        expected = {"hidden": shape, "memory": (*shape, self.hidden_size)}
-        for (name, want), tensor in zip(expected.items(), (hidden, memory), strict=True):
-            if isinstance(tensor, Tensor) and tuple(tensor.shape) != want:
+        self._check_kind("a state", hidden, like)
+        if memory is None:
+            return hidden.to(like.dtype), None
+        expected = [
+            (*shape[:-1], memory.written.shape[-2], units),
+            (*shape[:-1], memory.written.shape[-2]),
+            (*shape[:-1], *((units, units) if memory.is_folded else (0, 0))),
+            shape[:-1],
+        ]
+        for name, part, want in zip(FastMemory._fields, memory, expected, strict=True):
+            if tuple(part.shape) != want:
                 raise ValueError(
-                    f"{type(self).__name__} takes a state whose {name} has shape {want}, got "
-                    f"{tuple(tensor.shape)}; start from None or from a state for the same batch"
+                    f"{type(self).__name__} takes a memory whose {name} has shape {want}, got "
+                    f"{tuple(part.shape)}; start from None or from a state for the same batch"
                 )
-        return hidden, memory
+            self._check_kind("a memory", part, like)
+        return hidden.to(like.dtype), FastMemory(*(part.to(like.dtype) for part in memory))
+
+    def _parts(self, hx: Any) -> tuple[Tensor, FastMemory | None]:
+        """Hidden vector and memory of a state in any form that is taken for one."""
+        if isinstance(hx, Tensor):
+            return hx, None
+        if isinstance(hx, tuple | list) and len(hx) == 2 and isinstance(hx[0], Tensor):
+            hidden, memory = hx
+            if isinstance(memory, Tensor) and memory.dim() > 1:
+                return hidden, FastMemory.from_matrix(memory)
+            # Tracing, for one, makes plain tuples of named ones.
+            parts = memory if isinstance(memory, tuple | list) else ()
+            if [isinstance(part, Tensor) for part in parts] == [True] * len(FastMemory._fields):
+                return hidden, FastMemory(*parts)
+        raise ValueError(
+            f"{type(self).__name__} takes a FastWeightsState, or the hidden tensor alone, got "
+            f"{type(hx).__name__}; pass what it returned, or (hidden, memory as a matrix)"
+        )
 
     def extra_repr(self) -> str:
         signature = inspect.signature(type(self)).parameters
@@ -153,9 +240,6 @@ class _FastWeightsModule(nn.Module):
         return ", ".join(changed)
 
 
-_rule = functools.lru_cache(maxsize=64, typed=True)(Rule)
-
-
 class FastWeightsRNN(_FastWeightsModule):
     r"""A drop-in for ``torch.nn.RNN`` with a fast associative memory in every layer.
 
@@ -165,8 +249,13 @@ class FastWeightsRNN(_FastWeightsModule):
 
         A(t)       = λ A(t-1) + η h(t) h(t)ᵀ
         h_0(t+1)   = f(W h(t) + C x(t+1))
-        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + A(t) h_s(t+1)]),  s = 0 … S-1
+        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1)]),  s = 0 … S-1
         h(t+1)     = h_S(t+1)
+
+    In the paper g is 1. Here it is learned by default, one number per unit, and starts at 0:
+    A h grows with H and with what was written, and with g = 1 drowns the input after layer
+    normalisation unless the data is made of little but things to recall. The paper's layer is
+    ``FastWeightsRNN(input_size, hidden_size, nonlinearity="relu", read_gain="fixed")``.
 
     Args:
         input_size: numbers per step of the input, I.
@@ -184,6 +273,8 @@ class FastWeightsRNN(_FastWeightsModule):
         layer_norm: whether to normalise over the units at each inner step.
         boundary: "sustained" (the paper's) or "identity" (supplement B, method 2):
             h_s+1 = f(LN[(A(t) + I) h_s]).
+        read_gain: what g is: "unit", learned, one number per unit; "layer", learned, one number;
+            or "fixed", 1 (the paper's).
         inner_start: "candidate", h_0 = f(W h + C x) (the paper's), or "previous", h_0 = h(t),
             which folds the memory into the recurrent matrix and takes the added depth away.
         backend: "auto", "matrix" (A as a matrix, the reference), "attention" (equation 4), or a
@@ -194,28 +285,32 @@ class FastWeightsRNN(_FastWeightsModule):
         - input: (T, B, I), (B, T, I) with ``batch_first``, (T, I) unbatched, or a
           ``PackedSequence``.
         - hx: a ``FastWeightsState``; or a tensor alone, the hidden vector as ``nn.RNN`` takes it,
-          with an empty memory; or None for zeros. D is 2 when bidirectional, else 1.
-          hidden (D·num_layers, B, H), memory (D·num_layers, B, H, H); unbatched without B.
+          with an empty memory; or None for zeros; or a pair of the hidden vector and A as one
+          tensor. D is 2 when bidirectional, else 1. hidden (D·num_layers, B, H), A
+          (D·num_layers, B, H, H); unbatched without B.
 
     Outputs: ``output, state``
         - output: the last layer's h(t) at every step, (T, B, D·H), in the input's form.
-        - state: the ``FastWeightsState`` after the last step of each sequence. Where code for
-          ``nn.RNN`` has ``h[-1]``, the last layer's state is ``state.hidden[-1]``.
+        - state: the ``FastWeightsState`` after the last step of each sequence, named tuples of
+          tensors. Where code for ``nn.RNN`` has ``h``, this has ``state.hidden``; A is
+          ``state.memory.matrix()``.
 
     Under autocast, outputs and states keep the dtype of the parameters.
 
     Parameters have ``nn.RNN``'s names, ``weight_ih_l0`` (C), ``weight_hh_l0`` (W), ``bias_ih_l0``,
-    ``bias_hh_l0``, and ``norm_weight_l0``, ``norm_bias_l0``, with the suffix ``_reverse`` for the
-    reverse direction.
+    ``bias_hh_l0``, and ``norm_weight_l0``, ``norm_bias_l0``, ``read_weight_l0`` (g), with the
+    suffix ``_reverse`` for the reverse direction. The constants λ, η, S, f and the boundary can be
+    set later, by name or all together as ``rule``; what parameters were made by cannot.
 
     Raises:
-        ValueError: an argument out of range, or an input or state of a wrong shape.
+        ValueError: an argument out of range, or an input or state of a wrong shape, device or
+            dtype.
 
     Example::
 
-        >>> layer = FastWeightsRNN(10, 20, nonlinearity="relu")
+        >>> layer = FastWeightsRNN(10, 20)
         >>> output, state = layer(torch.randn(5, 3, 10))
-        >>> output.shape, state.hidden.shape, state.memory.shape
+        >>> output.shape, state.hidden.shape, state.memory.matrix().shape
         (torch.Size([5, 3, 20]), torch.Size([1, 3, 20]), torch.Size([1, 3, 20, 20]))
     """
 
@@ -238,10 +333,11 @@ class FastWeightsRNN(_FastWeightsModule):
         layer_norm: bool = True,
         boundary: str = "sustained",
         inner_start: str = "candidate",
+        read_gain: str = "unit",
         backend: str = "auto",
     ):
         rule = Rule(decay, fast_lr, inner_steps, nonlinearity, boundary, inner_start)
-        super().__init__(input_size, hidden_size, bias, layer_norm, backend, rule)
+        super().__init__(input_size, hidden_size, bias, layer_norm, read_gain, backend, rule)
         if not isinstance(num_layers, Integral) or num_layers < 1:
             raise ValueError(
                 f"num_layers must be an integer of 1 or more, got {num_layers!r}; "
@@ -255,10 +351,9 @@ class FastWeightsRNN(_FastWeightsModule):
             warnings.warn(
                 "dropout acts between layers, so it does nothing with num_layers=1", stacklevel=2
             )
-        self.num_layers = num_layers
+        self._num_layers, self._bidirectional = num_layers, bidirectional
         self.batch_first = batch_first
         self.dropout = float(dropout)
-        self.bidirectional = bidirectional
         width = hidden_size * len(self._directions)
         for layer in range(num_layers):
             for direction in self._directions:
@@ -268,6 +363,9 @@ class FastWeightsRNN(_FastWeightsModule):
                     {"device": device, "dtype": dtype},
                 )
         self.reset_parameters()
+
+    num_layers = _fixed("num_layers")
+    bidirectional = _fixed("bidirectional")
 
     @property
     def _directions(self) -> tuple[str, ...]:
@@ -287,65 +385,57 @@ class FastWeightsRNN(_FastWeightsModule):
 
     def initial_state(self, batch_size: int | None = None) -> FastWeightsState:
         """The state before the first step, all zeros; unbatched when ``batch_size`` is None."""
-        like, batch = self.weight_hh_l0, () if batch_size is None else (batch_size,)
+        batch = () if batch_size is None else (batch_size,)
         shape = (self.num_layers * len(self._directions), *batch, self.hidden_size)
-        return FastWeightsState(like.new_zeros(shape), like.new_zeros(*shape, self.hidden_size))
+        hidden = self.weight_hh_l0.new_zeros(shape)
+        return FastWeightsState(hidden, FastMemory.empty(hidden))
 
     def forward(
         self,
         input: Tensor | PackedSequence,
         hx: FastWeightsState | Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, FastWeightsState]:
+        _refuse_reentrant_checkpoint()
         sequence, lengths, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
-        states = []
+        hiddens, memories = [], []
         for layer in range(self.num_layers):
             if layer:
                 sequence = F.dropout(sequence, self.dropout, self.training)
             outputs = []
             for direction in self._directions:
-                k = len(states)
-                output, state = self._run(
-                    _reversed(sequence, lengths) if direction else sequence,
+                k, suffix = len(hiddens), f"_l{layer}{direction}"
+                output, written = kernels.recurrence(
+                    self._drive(_reversed(sequence, lengths) if direction else sequence, suffix),
                     hidden[k],
-                    None if memory is None else memory[k],
-                    f"_l{layer}{direction}",
+                    _of_layer(memory, k),
+                    self._slow_weights(suffix),
+                    self.rule,
                     lengths,
+                    self.backend,
                 )
                 outputs.append(_reversed(output, lengths) if direction else output)
-                states.append(state)
+                hiddens.append(output[-1])
+                memories.append(written)
             sequence = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        hiddens, memories = zip(*states, strict=True)
-        # A copy: callers may reset their state in place, and autograd keeps the last output.
-        state = FastWeightsState(torch.stack(hiddens), _Memories(memories))
-        return self._like_input(sequence, input, lengths), (
-            state if batched else state.index_batch(0)
-        )
-
-    def _run(self, sequence, hidden, memory, suffix, lengths):
-        output, hidden, memory = kernels.recurrence(
-            self._drive(sequence, suffix),
-            hidden,
-            memory,
-            self._slow_weights(suffix),
-            self._rule(),
-            lengths,
-            self.backend,
-        )
-        return output, (hidden, memory)
+        # The hidden vectors are copies: callers may change the output in place, or its last step.
+        state = FastWeightsState(torch.stack(hiddens), _of_all_layers(memories))
+        if not batched:
+            state = state.map(lambda part: part.squeeze(1))
+        return self._like_input(sequence, input, lengths), state
 
     def _time_first(self, input) -> tuple[Tensor, Tensor | None, bool]:
         """Any input form as (T, B, I), with the lengths of a packed one, and whether it has B."""
         if isinstance(input, PackedSequence):
             sequence, lengths = pad_packed_sequence(input)
-            self._check_input(sequence, (2, 3))
+            self._check_input(sequence, self.weight_hh_l0, (2, 3))
             return sequence, lengths.to(sequence.device), True
-        self._check_input(input, (2, 3))
+        self._check_input(input, self.weight_hh_l0, (2, 3))
         batched = input.dim() == 3
         sequence = input if batched else input.unsqueeze(1)
         if batched and self.batch_first:
             sequence = sequence.transpose(0, 1)
-        if len(sequence) == 0:
+        if sequence.shape[0] == 0:
             raise ValueError(
                 f"{type(self).__name__} takes sequences of 1 step or more, got an input of shape "
                 f"{tuple(input.shape)}; leave empty sequences out"
@@ -364,48 +454,46 @@ class FastWeightsRNN(_FastWeightsModule):
             return output.squeeze(1)
         return output.transpose(0, 1) if self.batch_first else output
 
-    def _starting_state(self, hx, sequence: Tensor, batched: bool):
+    def _starting_state(
+        self, hx, sequence: Tensor, batched: bool
+    ) -> tuple[Tensor, FastMemory | None]:
+        """The given state, batched: hidden (D·num_layers, B, H), and the memory, None if empty."""
         layers, batch = self.num_layers * len(self._directions), sequence.shape[1]
         shape = (layers, *((batch,) if batched else ()), self.hidden_size)
-        hidden, memory = self._check_state(hx, shape)
-        if hidden is None:
-            hidden = self.weight_hh_l0.new_zeros(shape, device=sequence.device)
-        if not batched:
-            hidden = hidden.unsqueeze(1)
-            memory = memory() if callable(memory) else memory
-            memory = None if memory is None else memory.unsqueeze(1)
-        return hidden, memory
+        hidden, memory = self._check_state(hx, shape, self.weight_hh_l0)
+        if batched:
+            return hidden, memory
+        return hidden.unsqueeze(1), memory and FastMemory(*(part.unsqueeze(1) for part in memory))
 
     def form(
         self, input: Tensor | PackedSequence, hx: FastWeightsState | Tensor | None = None
     ) -> str:
         """How the first layer computes this input: what ``backend`` comes to, never "auto"."""
-        sequence, lengths, batched = self._time_first(input)
+        sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
-        memory = None if memory is None else memory[0]
+        memory = _of_layer(memory, 0)
         with torch.no_grad():
             drive = self._drive(sequence, "_l0")
-            memory = kernels.usable(memory, drive, self._rule(), lengths, self.backend)
         slow = self._slow_weights("_l0")
-        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self._rule())
+        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self.rule)
 
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
         """How strongly each step of the first layer attends to each earlier step.
 
         Entry (b, t, τ) is η λ^(t-1-τ) [h(τ)·h_S-1(t)], the factor of h(τ) in equation 4 at the
-        last inner step of step t, from 0 as a step counts; it is 0 for τ ≥ t and with S = 0.
-        Takes a tensor in the layer's input form, not a packed sequence. Returns (B, T, T), or
-        (T, T) unbatched.
+        last inner step of step t, from 0 as a step counts; it is 0 for τ ≥ t and with S = 0. What
+        was found is then weighed by g. Takes a tensor in the layer's input form, not a packed
+        sequence. Returns (B, T, T), or (T, T) unbatched.
         """
         if isinstance(input, PackedSequence):
             raise ValueError("attention takes a tensor, got a PackedSequence; pad it first")
-        rule, slow = self._rule(), self._slow_weights("_l0")
+        rule, slow = self.rule, self._slow_weights("_l0")
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
-        memory = None if memory is None else memory[0]
-        memory = memory() if callable(memory) else memory
+        memory = _of_layer(memory, 0)
+        before = None if memory is None or memory.is_empty else memory.matrix()
         drive = self._drive(sequence, "_l0")
-        states, *_ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
+        states, _ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
         # All states are known by now, so one pass over all steps at once repeats the inner loop.
         previous = torch.cat([hidden[:1], states[:-1]])
         steps = torch.arange(len(states), device=states.device)
@@ -417,7 +505,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
         def read(query: Tensor) -> Tensor:
             found = torch.einsum("bts,sbh->tbh", weigh(query), states)
-            return found if memory is None else found + decays * equations.read(memory, query)
+            return found if before is None else found + decays * equations.read(before, query)
 
         bracket = equations.sustained_input(drive, previous, slow)
         _, query = equations.inner_loop(bracket, previous, read, slow, rule)
@@ -425,12 +513,16 @@ class FastWeightsRNN(_FastWeightsModule):
         return weights if batched else weights.squeeze(0)
 
 
-class _Memories(tuple):
-    """What makes the memory of each layer and direction; calling it makes all in one tensor."""
+def _of_layer(memory: FastMemory | None, k: int) -> FastMemory | None:
+    """The memory of one layer and direction."""
+    return None if memory is None else FastMemory(*(part[k] for part in memory))
 
-    def __call__(self) -> Tensor:
-        memories = [make() for make in self]
-        return torch.stack(memories) if len(memories) > 1 else memories[0].unsqueeze(0)
+
+def _of_all_layers(memories: list[FastMemory]) -> FastMemory:
+    """The memories of all layers and directions in one, without a copy if there is one."""
+    if len(memories) == 1:
+        return FastMemory(*(part.unsqueeze(0) for part in memories[0]))
+    return FastMemory(*(torch.stack(parts) for parts in zip(*memories, strict=True)))
 
 
 def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
@@ -442,25 +534,46 @@ def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     return sequence.gather(0, source.unsqueeze(-1).expand_as(sequence))
 
 
+def _refuse_reentrant_checkpoint() -> None:
+    """Raises RuntimeError when re-entrant checkpointing calls the layer or cell itself.
+
+    It keeps the gradients of tensors that it is given back, and drops those of what lies deeper,
+    as a state's tensors do, without a word. It runs without gradients, so nobody else waits.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return
+    frame = inspect.currentframe()
+    module_file = nn.Module.__call__.__code__.co_filename
+    while frame and frame.f_code.co_filename in (__file__, module_file):
+        frame = frame.f_back
+    if frame and frame.f_code is CheckpointFunction.forward.__code__:
+        raise RuntimeError(
+            "checkpoint(layer, …, use_reentrant=True) would drop the gradients of the state, got a "
+            "fast-weights layer called by it; use use_reentrant=False, or checkpoint a function "
+            "that returns tensors alone"
+        )
+
+
 class FastWeightsRNNCell(_FastWeightsModule):
     """One step of ``FastWeightsRNN``: a drop-in for ``torch.nn.RNNCell`` with a memory.
 
     Arguments are those of ``nn.RNNCell`` and, as in ``FastWeightsRNN``, ``decay``, ``fast_lr``,
-    ``inner_steps``, ``layer_norm``, ``boundary``, ``inner_start`` and ``backend``.
+    ``inner_steps``, ``layer_norm``, ``boundary``, ``inner_start``, ``read_gain`` and ``backend``.
 
     Inputs: ``input, hx``
         - input: (B, I), or (I) unbatched.
-        - hx: a ``FastWeightsState`` of hidden (B, H) and memory (B, H, H), a hidden tensor alone,
-          or None for zeros; unbatched without B.
+        - hx: a ``FastWeightsState`` whose hidden is (B, H), a hidden tensor alone, a pair of that
+          and A as one tensor, (B, H, H), or None for zeros; unbatched without B.
 
     Returns the next ``FastWeightsState``; its ``hidden`` is the output. (``nn.LSTMCell`` does the
     same: a cell whose state is more than its output returns the state.)
 
     Parameters: ``weight_ih`` (C), ``weight_hh`` (W), ``bias_ih``, ``bias_hh``, ``norm_weight``,
-    ``norm_bias``.
+    ``norm_bias``, ``read_weight`` (g).
 
     Raises:
-        ValueError: an argument out of range, or an input or state of a wrong shape.
+        ValueError: an argument out of range, or an input or state of a wrong shape, device or
+            dtype.
     """
 
     def __init__(
@@ -478,36 +591,37 @@ class FastWeightsRNNCell(_FastWeightsModule):
         layer_norm: bool = True,
         boundary: str = "sustained",
         inner_start: str = "candidate",
+        read_gain: str = "unit",
         backend: str = "auto",
     ):
         rule = Rule(decay, fast_lr, inner_steps, nonlinearity, boundary, inner_start)
-        super().__init__(input_size, hidden_size, bias, layer_norm, backend, rule)
+        super().__init__(input_size, hidden_size, bias, layer_norm, read_gain, backend, rule)
         self._add_parameters("", input_size, {"device": device, "dtype": dtype})
         self.reset_parameters()
 
     def initial_state(self, batch_size: int | None = None) -> FastWeightsState:
         """The state before the first step, all zeros; unbatched when ``batch_size`` is None."""
-        shape = (*(() if batch_size is None else (batch_size,)), self.hidden_size)
-        like = self.weight_hh
-        return FastWeightsState(like.new_zeros(shape), like.new_zeros(*shape, self.hidden_size))
+        batch = () if batch_size is None else (batch_size,)
+        hidden = self.weight_hh.new_zeros(*batch, self.hidden_size)
+        return FastWeightsState(hidden, FastMemory.empty(hidden))
 
-    def forward(self, input: Tensor, hx: FastWeightsState | Tensor | None = None):
-        self._check_input(input, (1, 2))
+    def forward(
+        self, input: Tensor, hx: FastWeightsState | Tensor | None = None
+    ) -> FastWeightsState:
+        _refuse_reentrant_checkpoint()
+        self._check_input(input, self.weight_hh, (1, 2))
         shape = (*input.shape[:-1], self.hidden_size)
-        hidden, memory = self._check_state(hx, shape)
-        if hidden is None:
-            hidden = self.weight_hh.new_zeros(shape, device=input.device)
+        hidden, memory = self._check_state(hx, shape, self.weight_hh)
         if input.dim() == 1:
             hidden = hidden.unsqueeze(0)
-            memory = memory() if callable(memory) else memory
-            memory = None if memory is None else memory.unsqueeze(0)
-        _, hidden, memory = kernels.recurrence(
+            memory = memory and FastMemory(*(part.unsqueeze(0) for part in memory))
+        states, memory = kernels.recurrence(
             self._drive(input.view(1, -1, self.input_size), ""),
             hidden,
             memory,
             self._slow_weights(""),
-            self._rule(),
+            self.rule,
             backend=self.backend,
         )
-        state = FastWeightsState(hidden.clone(), memory)  # which callers may change in place
-        return state.index_batch(0) if input.dim() == 1 else state
+        state = FastWeightsState(states[0], memory)
+        return state if input.dim() == 2 else state.map(lambda part: part.squeeze(0))

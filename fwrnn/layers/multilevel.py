@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
 from fwrnn.layers.initialization import FAST_WEIGHTS_SCALE, scaled_identity_, uniform_outgoing_
-from fwrnn.layers.kernels.eager import memory_after
-from fwrnn.layers.state import FastWeightsState
+from fwrnn.layers.memory import FastMemory, FastWeightsState
 
 
 class MultiLevelFastWeights(nn.Module):
@@ -86,10 +85,8 @@ class MultiLevelFastWeights(nn.Module):
     def forward(
         self, input: Tensor, hx: FastWeightsState | None = None
     ) -> tuple[Tensor, FastWeightsState]:
-        outputs, written, _ = self._regions(input, hx)
-        memory = None if hx is None else hx.memory
-        after = lambda: memory_after(torch.stack(written), memory, self.rule, None)  # noqa: E731
-        return torch.stack(outputs), FastWeightsState(outputs[-1], after)
+        outputs, _, _, memory = self._regions(input, hx)
+        return torch.stack(outputs), FastWeightsState(outputs[-1].clone(), memory)
 
     def attention(self, input: Tensor) -> Tensor:
         """How strongly each region's second look retrieves each region's first: (B, R, R).
@@ -97,44 +94,35 @@ class MultiLevelFastWeights(nn.Module):
         Entry (b, r, ρ) is η λ^(r-ρ) [h_c(ρ)·g(r)], the factor of h_c(ρ) in A g (equation 4); 0 for
         ρ > r.
         """
-        _, written, queries = self._regions(input, None)
+        _, written, queries, _ = self._regions(input, None)
         regions = torch.arange(len(written), device=input.device)
         ages = regions.unsqueeze(1) - regions
         factors = equations.strengths(ages, self.rule, queries.dtype)
         return torch.einsum("rbh,sbh,rs->brs", queries, torch.stack(written), factors)
 
     def _regions(self, input: Tensor, hx: FastWeightsState | None):
-        """Figure 3: the integrated states, what was written, both per region, and all g.
+        """Figure 3: the integrated states, what was written, both per region, all g, and A.
 
         Steps 3 and 4 know nothing of other regions, so all regions take them at once.
         """
         drive = F.linear(self._by_region(input), self.weight_ih, self.bias)
         coarse, *fine, again = drive.unbind(1)  # (R, B, H) each
         hidden = torch.zeros_like(coarse[0]) if hx is None else hx.hidden
-        memory = None if hx is None else hx.memory
+        memory = FastMemory.empty(hidden) if hx is None else hx.memory
         seen = F.dropout(self._fine_states(fine), self.dropout, self.training)  # 3
         transitions = F.linear(seen, self.weight_integration)
         queries = self._activate(again, "coarse")  # 4
         integration = self._slow_weights("integration")
         written, outputs = [], []
-        for r, (glimpse, transition, query) in enumerate(
-            zip(coarse, transitions, queries, strict=True)
-        ):
+        for glimpse, transition, query in zip(coarse, transitions, queries, strict=True):
             carried = equations.sustained_input(glimpse, hidden, self._slow_weights("coarse"))
-            written.append(self._activate(carried, "coarse"))  # 1 and 2
-
-            def read(query: Tensor, r: int = r) -> Tensor:
-                """A g as equation 4 has it: attention over the few states that A holds."""
-                ages = torch.arange(r, -1, -1, device=query.device)
-                strengths = equations.strengths(ages, self.rule, query.dtype).view(-1, 1, 1)
-                found = equations.attend(torch.stack(written), strengths, query)
-                if memory is not None:
-                    found = found + self.rule.decay ** (r + 1) * equations.read(memory, query)
-                return found
-
-            hidden, _ = equations.inner_loop(transition, query, read, integration, self.rule)  # 5
+            written.append(self._activate(carried, "coarse"))  # 1
+            memory = memory.write(written[-1], self.rule)  # 2
+            hidden, _ = equations.inner_loop(
+                transition, query, memory.read, integration, self.rule
+            )  # 5
             outputs.append(hidden)  # 6
-        return outputs, written, queries
+        return outputs, written, queries, memory
 
     def _fine_states(self, fine: list[Tensor]) -> Tensor:
         """Step 3, from a wiped hidden state through the fine glimpses, each (R, B, H)."""

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fwrnn.config import AssociativeLSTMConfig, FastWeightsConfig, MultiLevelConfig, RecurrentConfig
-from fwrnn.layers import IRNN, AssociativeLSTM, FastWeightsRNN, MultiLevelFastWeights
+from fwrnn.layers import (
+    IRNN,
+    AssociativeLSTM,
+    FastWeightsRNN,
+    FastWeightsState,
+    MultiLevelFastWeights,
+)
 from fwrnn.models import glimpses
 
 
@@ -25,6 +31,7 @@ def fast_weights(config: FastWeightsConfig, input_size: int) -> nn.Module:
         layer_norm=config.layer_norm,
         boundary=config.boundary.name,
         inner_start=config.inner_start.name,
+        read_gain=config.read_gain.name,
         backend=config.backend.name,
     )
 
@@ -73,4 +80,6 @@ def state_size(core: nn.Module, input_size: int, steps: int) -> int:
     """How many numbers ``core`` carries on for one sequence."""
     with torch.no_grad():
         _, state = core(next(core.parameters()).new_zeros(steps, 1, input_size))
+    if isinstance(state, FastWeightsState):
+        state = state.hidden, state.memory.matrix()
     return sum(part.numel() for part in ((state,) if isinstance(state, Tensor) else state))

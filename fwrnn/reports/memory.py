@@ -77,9 +77,10 @@ def look_inside(model: Classifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarr
         encoded = model.encoder(inputs)
         attention = model.core.attention(encoded)
         _, state = model.core(encoded)
+        memory = state.memory.matrix()[0]
         guesses = model(inputs).argmax(-1).tolist()
     model.train(was_training)
-    return attention.float().cpu().numpy(), state.memory[0].float().cpu().numpy(), guesses
+    return attention.float().cpu().numpy(), memory.float().cpu().numpy(), guesses
 
 
 def has_memory(model: Classifier) -> bool:

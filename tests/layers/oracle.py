@@ -38,7 +38,8 @@ def run(x, weights, decay, fast_lr, inner_steps, f, trap=None):
             read = np.stack([np.diag(np.diag(a)) for a in A])
         h = h_0
         for _ in range(inner_steps):
-            total = bracket + np.stack([a @ row for a, row in zip(read, h, strict=True)])
+            found = np.stack([a @ row for a, row in zip(read, h, strict=True)])
+            total = bracket + weights.get("read_weight_l0", 1.0) * found
             h = f(_norm(total, weights, axis=0 if trap == "norm over the batch" else 1))
         if trap != "h_0 written before A is read":
             A = decay * A + fast_lr * np.stack([np.outer(row, row) for row in h])

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from fwrnn import FastWeightsRNN, FastWeightsState
-from fwrnn.layers.kernels import cpu, fused
-from tests.layers.test_fast_weights import clone, layer, random_state
+from fwrnn import FastWeightsRNN
+from fwrnn.layers.kernels import cpu
+from tests.layers.test_fast_weights import clone, layer, random_state, tensors
 
 EXACT = {torch.float64: {"rtol": 1e-9, "atol": 1e-9}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
 
@@ -17,10 +17,10 @@ def results(made, x, state=None) -> list[torch.Tensor]:
     """Outputs, final state, and the gradients of the input, the given state and the weights."""
     x = x.clone().requires_grad_()
     given = [part.clone().requires_grad_() for part in state or ()]
-    output, final = made(x, FastWeightsState(*given) if given else None)
-    loss = output.sin().sum() + final.hidden.cos().sum() + final.memory.sin().mean()
+    output, final = made(x, tuple(given) if given else None)
+    loss = output.sin().sum() + final.hidden.cos().sum() + final.memory.matrix().sin().mean()
     wanted = [x, *given, *made.parameters()]
-    return [output, *final, *torch.autograd.grad(loss, wanted, allow_unused=True)]
+    return [output, *tensors(final), *torch.autograd.grad(loss, wanted, allow_unused=True)]
 
 
 def calm(made):
@@ -64,7 +64,8 @@ def test_equals_the_reference(dtype, inner_steps, layer_norm, boundary, steps, b
 def test_chunks_change_nothing(monkeypatch, chunk, settings):
     exact = calm(layer(5, 9, **{"fast_lr": 0.05, **settings}, backend="matrix"))
     made = clone(exact, backend="numba")
-    monkeypatch.setattr(cpu, "chunk_length", lambda steps, units: chunk)
+    monkeypatch.setattr(cpu, "uncut_steps", lambda units: 0)
+    monkeypatch.setattr(cpu, "cut_length", lambda units: chunk)
     x = torch.randn(11, 3, 5).double()
     for state in (None, [part / 20 for part in random_state(made, 3)]):
         assert_same(results(made, x, state), results(exact, x, state), **EXACT[torch.float64])
@@ -73,7 +74,7 @@ def test_chunks_change_nothing(monkeypatch, chunk, settings):
 def test_long_sequences_are_cut_and_stay_right():
     exact = layer(3, 6, backend="matrix")
     x = torch.randn(130, 2, 3).double()
-    assert cpu.chunk_length(130, 6) < 130
+    assert cpu.uncut_steps(6) < 130
     made = clone(exact, backend="numba")
     assert_same(results(made, x), results(exact, x), rtol=1e-6, atol=1e-6)
 
@@ -115,10 +116,10 @@ def test_activations_over_their_whole_range(dtype, nonlinearity):
     numbers = torch.cat([numbers, -numbers, ends])
     made = FastWeightsRNN(len(numbers), len(numbers), nonlinearity=nonlinearity, bias=False,
                           inner_steps=0, dtype=dtype, backend="numba")  # fmt: skip
-    slow = made._slow_weights("_l0")._replace(norm_weight=None, norm_bias=None)
+    slow = made._slow_weights("_l0")._replace(norm_weight=None, norm_bias=None, read_gain=None)
     drive, hidden = numbers.view(1, 1, -1), torch.zeros(1, len(numbers), dtype=dtype)
     with torch.no_grad():
-        states, *_ = cpu.forward(drive, hidden, None, slow, made._rule(), False)
+        states, *_ = cpu.forward(drive, hidden, None, slow, made.rule, None, False)
     few_ulps = 4 * torch.finfo(dtype).eps
     wanted = getattr(torch, nonlinearity)(numbers)
     torch.testing.assert_close(states.flatten(), wanted, rtol=few_ulps, atol=0, equal_nan=True)
@@ -130,8 +131,7 @@ def test_auto_is_the_fused_form_where_it_reaches():
     state = made(x)[1]
     assert made.form(x) == made.form(x, state) == clone(made, backend="numba").form(x) == "numba"
     assert made.form(x[:1], state) == "attention"  # one step, as a cell takes it
-    assert state.memory.shape == (1, 3, 7, 7)
-    assert made.form(x[:1], state) == "matrix"  # there is one by now
+    assert made.form(x[:1], (state.hidden, state.memory.matrix())) == "matrix"
     assert made.form(x[:1], made(x.repeat(2, 1, 1))[1]) == "matrix"  # smaller than 12 states
     assert clone(made, backend="attention").form(x) == "attention"
     assert clone(made, backend="triton").form(x) == "attention"
@@ -146,7 +146,7 @@ def test_without_numba_the_layer_works(monkeypatch):
     wanted = results(made, x)
     monkeypatch.setattr(cpu, "find_spec", lambda name: None)
     cpu._loops.cache_clear()
-    assert not fused.reaches(cpu, x, x[0], None, made._slow_weights("_l0"), made._rule())
+    assert made.form(x) == "attention"
     found = results(made, x)
     cpu._loops.cache_clear()
     assert_same(found, wanted, rtol=1e-4, atol=1e-5)

@@ -71,6 +71,7 @@ def test_layer_avoids_the_trap(trap):
 def test_decay_and_fast_lr_are_not_learned():
     names = dict(FastWeightsRNN(3, 4).named_parameters())
     learned = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_weight", "norm_bias"]
+    learned += ["read_weight"]
     assert set(names) == {f"{name}_l0" for name in learned}
 
 
@@ -87,6 +88,8 @@ def test_decay_and_fast_lr_are_not_learned():
     {"fast_lr": -0.3},
     {"bias": False},
     {"num_layers": 2, "bidirectional": True},
+    {"read_gain": "fixed"},
+    {"read_gain": "layer", "boundary": "identity", "inner_steps": 2},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("given_state", [False, True], ids=["zero state", "given state"])
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -99,17 +102,14 @@ def test_all_forms_agree_in_outputs_states_and_gradients(settings, given_state, 
     results = []
     for made in (first, second):
         inputs = x.clone().requires_grad_()
-        given = None if state is None else FastWeightsState(*(p.clone() for p in state))
-        if given is not None:
-            for part in given:
-                part.requires_grad_()
+        given = None if state is None else tuple(p.clone().requires_grad_() for p in state)
         sequence = pack(inputs) if packed else inputs
         output, final = made(sequence, given)
         output = output.data if packed else output
-        loss = output.sin().sum() + final.hidden.cos().sum() + final.memory.sin().sum()
+        loss = output.sin().sum() + final.hidden.cos().sum() + final.memory.matrix().sin().sum()
         wanted = [inputs, *(given or ()), *made.parameters()]
         gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-        results.append([output, *final, *gradients])
+        results.append([output, final.hidden, final.memory.matrix(), *gradients])
     for one, other in zip(*results, strict=True):
         assert (one is None) == (other is None)
         if one is not None:
@@ -124,10 +124,8 @@ def test_gradients_are_right_and_so_are_theirs(backend, boundary):
 
     def call(x, hidden, memory, *parameters):
         values = dict(zip(names, parameters, strict=True))
-        output, state = torch.func.functional_call(
-            made, values, (x, FastWeightsState(hidden, memory))
-        )
-        return output, *state
+        output, state = torch.func.functional_call(made, values, (x, (hidden, memory)))
+        return output, state.hidden, state.memory.matrix()
 
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     given = [part.requires_grad_() for part in random_state(made, 2)]
@@ -160,13 +158,13 @@ def test_whole_sequence_equals_pieces_equals_steps_of_the_cell(backend):
         part, state = made(piece, state)
         pieces.append(part)
     torch.testing.assert_close(torch.cat(pieces), output)
-    torch.testing.assert_close(tuple(state), tuple(final))
+    torch.testing.assert_close(tensors(state), tensors(final))
 
     state = None
     for step, wanted in zip(x, output, strict=True):
         state = cell(step, state)
         torch.testing.assert_close(state.hidden, wanted)
-    torch.testing.assert_close(state.memory, final.memory[0])
+    torch.testing.assert_close(state.memory.matrix(), final.memory.matrix()[0])
 
 
 @pytest.mark.parametrize("backend", FORMS)
@@ -182,7 +180,8 @@ def test_without_fast_lr_it_is_exactly_a_network_with_layer_norm(backend):
 
 
 def test_without_inner_steps_and_norm_it_is_nn_rnn():
-    made = FastWeightsRNN(5, 7, 2, inner_steps=0, layer_norm=False, bidirectional=True)
+    settings = {"inner_steps": 0, "layer_norm": False, "read_gain": "fixed"}
+    made = FastWeightsRNN(5, 7, 2, bidirectional=True, **settings)
     other = torch.nn.RNN(5, 7, 2, bidirectional=True)
     other.load_state_dict(made.state_dict())
     x = torch.randn(6, 3, 5)
@@ -195,11 +194,13 @@ def test_without_decay_memory_keeps_one_step(backend):
     made = layer(decay=0.0, backend=backend)
     output, state = made(torch.randn(6, 3, 5, dtype=torch.float64))
     last = output[-1]
-    torch.testing.assert_close(state.memory[0], 0.5 * last.unsqueeze(2) * last.unsqueeze(1))
+    torch.testing.assert_close(
+        state.memory.matrix()[0], 0.5 * last.unsqueeze(2) * last.unsqueeze(1)
+    )
 
 
 def test_memory_folded_into_the_recurrent_matrix():
-    made = layer(inner_start="previous")
+    made = layer(inner_start="previous", read_gain="fixed")
     x = torch.randn(6, 2, 5, dtype=torch.float64)
     hidden, memory = torch.zeros(2, 7).double(), torch.zeros(2, 7, 7).double()
     for step, output in zip(x, made(x)[0], strict=True):
@@ -255,10 +256,15 @@ def test_attention_goes_on_from_a_state():
     torch.testing.assert_close(made.attention(x[3:], state), made.attention(x)[:, 3:, 3:])
 
 
-def random_state(made: FastWeightsRNN, batch: int) -> FastWeightsState:
-    """Not symmetric, as a memory that someone else made may be."""
-    hidden, memory = made.initial_state(batch)
-    return FastWeightsState(torch.rand_like(hidden), torch.randn_like(memory) * 0.5)
+def random_state(made: FastWeightsRNN, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden and memory; the latter not symmetric, as a memory that someone else made may be."""
+    hidden, memory = tensors(made.initial_state(batch))
+    return torch.rand_like(hidden), torch.randn_like(memory) * 0.5
+
+
+def tensors(state: FastWeightsState) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hidden vector and A, however the memory is kept."""
+    return state.hidden, state.memory.matrix()
 
 
 def pack(x: torch.Tensor):

@@ -8,14 +8,17 @@ only a GPU shows: races between threads, and what the compiler makes of the code
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import eager, gpu
+from fwrnn.layers.kernels import gpu
 
 CUDA = torch.cuda.is_available()
 INTERPRETING_FROM_THE_START = os.environ.get("TRITON_INTERPRET") == "1"
@@ -53,11 +56,23 @@ def form(request, monkeypatch):
         monkeypatch.setattr(gpu, "_plan", lambda *sizes: plan(*sizes) | changes)
 
 
+@pytest.fixture(autouse=True)
+def unwritten_is_nan():
+    """New tensors start as NaN, so that nothing passes by luck with what was never written."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 def problem(
-    steps=3, batch=2, size=7, given=True, layer_norm=True, dtype=torch.float64, device="cpu",
-    **constants,
+    steps=3, batch=2, size=7, given=True, layer_norm=True, read_gain=False, lengths=None,
+    padding=float("nan"), dtype=torch.float64, device="cpu", **constants,
 ):  # fmt: skip
-    """Random arguments for ``gpu.forward`` up to the rule; the given memory is not symmetric."""
+    """Random arguments for ``gpu.forward`` up to the lengths; the given memory is not symmetric.
+
+    The drive past the end of a sequence is ``padding``.
+    """
 
     def random(*shape, scale=1.0, mean=0.0):
         numbers = torch.randn(shape, dtype=torch.float64) * scale + mean
@@ -65,21 +80,50 @@ def problem(
 
     norm = random(size, scale=0.3, mean=1.0), random(size, scale=0.3)
     slow = SlowWeights(
-        random(size, size, scale=0.5 / size**0.5), *(norm if layer_norm else (None, None))
+        random(size, size, scale=0.5 / size**0.5),
+        *(norm if layer_norm else (None, None)),
+        random(size, mean=0.5) if read_gain else None,
     )
     memory = random(batch, size, size, scale=0.3 / size**0.5) if given else None
     rule = Rule(**{"nonlinearity": "tanh", "decay": 0.9, "fast_lr": 0.3} | constants)
-    return random(steps, batch, size), random(batch, size, scale=0.5), memory, slow, rule
+    drive, hidden = random(steps, batch, size), random(batch, size, scale=0.5)
+    if lengths is not None:
+        lengths = torch.tensor(lengths, device=device)
+        drive[past_the_end(steps, lengths)] = padding
+    return drive, hidden, memory, slow, rule, lengths
+
+
+def past_the_end(steps: int, lengths: Tensor) -> Tensor:
+    """True at the steps that sequences do not have, (T, B)."""
+    return torch.arange(steps, device=lengths.device).unsqueeze(-1) >= lengths
+
+
+def matrix_form(drive, hidden, memory, slow, rule, lengths) -> Tensor:
+    """The states (T, B, H), from the equations one sequence at a time: none runs past its end."""
+    steps, batch, size = drive.shape
+    if memory is None:
+        memory = hidden.new_zeros(batch, size, size)
+    sequences = []
+    for b, length in enumerate([steps] * batch if lengths is None else lengths.tolist()):
+        state, A, states = hidden[b : b + 1], memory[b : b + 1], []
+        for step in drive[:length, b : b + 1]:
+            bracket = equations.sustained_input(step, state, slow)
+            read = partial(equations.read, A)
+            state, _ = equations.inner_loop(bracket, state, read, slow, rule)
+            A = equations.write(A, state, rule)
+            states.append(state)
+        sequences.append(torch.stack(states + [state] * (steps - length)))
+    return torch.cat(sequences, 1)
 
 
 def reference(arguments, grad_states: Tensor) -> list[Tensor | None]:
     """States and gradients of everything, by autograd through the matrix form in float64."""
-    *tensors, slow, rule = arguments
+    *tensors, slow, rule, lengths = arguments
     leaves = [
         None if leaf is None else leaf.detach().double().requires_grad_()
         for leaf in (*tensors, *slow)
     ]
-    states, *_ = eager.matrix(*leaves[:3], SlowWeights(*leaves[3:]), rule, None)
+    states = matrix_form(*leaves[:3], SlowWeights(*leaves[3:]), rule, lengths)
     wanted = [leaf for leaf in leaves if leaf is not None]
     found = iter(torch.autograd.grad(states, wanted, grad_states.double(), allow_unused=True))
     return [states.detach(), *(None if leaf is None else next(found) for leaf in leaves)]
@@ -87,16 +131,20 @@ def reference(arguments, grad_states: Tensor) -> list[Tensor | None]:
 
 def fused(arguments, grad_states: Tensor) -> list[Tensor | None]:
     """The same from the kernels, with the gradient of W as their callers compute it."""
-    assert gpu.supports(*arguments)
-    drive, hidden, *others = arguments
+    *others, lengths = arguments
+    assert gpu.supports(*others)
+    drive, hidden, *others = others
     states, trail, saved = gpu.forward(*arguments, save=True)
     assert trail.dtype == hidden.dtype
-    grad_drive, *grads, gain, bias = gpu.backward(saved, trail, grad_states, drive, *others)
+    assert torch.equal(states, trail[1:])
+    grad_drive, *grads, norm_weight, norm_bias, read_gain = gpu.backward(
+        saved, trail, grad_states, drive, *others, lengths
+    )
     grad_weight = torch.einsum("tbi,tbj->ij", grad_drive, trail[:-1])
-    return [trail[1:], grad_drive, *grads, grad_weight, gain, bias]
+    return [states, grad_drive, *grads, grad_weight, norm_weight, norm_bias, read_gain]
 
 
-NAMES = "states", "drive", "hidden", "memory", "weight_hh", "norm_weight", "norm_bias"
+NAMES = "states", "drive", "hidden", "memory", *SlowWeights._fields
 
 
 def check(arguments, tolerance: float):
@@ -130,9 +178,21 @@ def check(arguments, tolerance: float):
     {"inner_start": "previous", "inner_steps": 2, "given": False},
     {"decay": 0.0},
     {"decay": 1.0, "fast_lr": -0.3},
+    {"read_gain": True, "inner_steps": 2},
+    {"read_gain": True, "given": False, "layer_norm": False},
+    {"read_gain": True, "boundary": "identity", "inner_steps": 2},
+    {"read_gain": True, "inner_start": "previous", "nonlinearity": "relu"},
+    {"read_gain": True, "inner_steps": 0},
+    {"lengths": [1, 4, 2], "inner_steps": 2},
+    {"lengths": [2, 3], "steps": 4, "given": False, "nonlinearity": "relu", "padding": 1e300},
+    {"lengths": [3, 1], "layer_norm": False, "fast_lr": 0.05, "nonlinearity": "relu"},
+    {"lengths": [2, 3], "inner_steps": 0},
+    {"lengths": [3, 1, 2], "read_gain": True, "boundary": "identity"},
+    {"lengths": [1, 3], "read_gain": True, "inner_start": "previous", "inner_steps": 2},
 ], ids=str)  # fmt: skip
 def test_states_and_gradients_equal_the_matrix_form(device, form, settings):
-    check(problem(device=device, **settings), 1e-11)
+    steps, batch = max(settings.get("lengths", [3])), len(settings.get("lengths", [1, 2]))
+    check(problem(**{"steps": steps, "batch": batch, "device": device} | settings), 1e-11)
 
 
 @pytest.mark.parametrize(("form", "steps", "batch", "size", "given"), [
@@ -145,12 +205,53 @@ def test_states_and_gradients_equal_the_matrix_form(device, form, settings):
 ], indirect=["form"])  # fmt: skip
 def test_odd_sizes_in_float32(device, form, steps, batch, size, given):
     settings = {"nonlinearity": "relu", "dtype": torch.float32, "device": device}
+    if given:
+        settings |= {"read_gain": True, "lengths": [1 + b % steps for b in range(batch)]}
     check(problem(steps, batch, size, given, **settings), 1e-4)
 
 
 @pytest.mark.parametrize("form", ["streamed"], indirect=True)
 def test_more_reads_than_a_tile_holds(device, form):
     check(problem(11, 1, inner_steps=2, given=False, device=device), 1e-11)
+
+
+def test_nothing_past_the_end_is_used(device, form):
+    settings = {"layer_norm": False, "nonlinearity": "relu", "read_gain": True, "decay": 1.0}
+    arguments = problem(5, 3, lengths=[2, 5, 3], padding=0.0, device=device, **settings)
+    drive, *rest, lengths = arguments
+    past = past_the_end(5, lengths)
+    # The largest number gives a state whose square overflows, and then NaN in everything.
+    padded = drive.masked_fill(past.unsqueeze(-1), torch.finfo(drive.dtype).max)
+    assert not matrix_form(padded, *rest, None).isfinite().all()
+    grad_states = torch.randn(drive.shape).to(drive)
+    wanted = fused(arguments, grad_states)
+    for one, other in zip(fused((padded, *rest, lengths), grad_states), wanted, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+    assert not wanted[1][past].any()
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("read_gain", [False, True])
+@pytest.mark.parametrize("inner_steps", [0, 2])
+def test_the_size_of_what_is_saved_is_known_before(device, layer_norm, read_gain, inner_steps):
+    settings = {"layer_norm": layer_norm, "read_gain": read_gain, "inner_steps": inner_steps}
+    drive, *_, rule, _ = arguments = problem(device=device, **settings)
+    _, _, saved = gpu.forward(*arguments, save=True)
+    sizes = 7, drive.dtype, layer_norm, read_gain, rule
+    assert saved.shape == (gpu.saved_size(3, 2, *sizes),)
+    symbols = ShapeEnv()  # of symbols that cannot be compared with anything
+    steps, batch = symbols.create_unbacked_symint(), symbols.create_unbacked_symint()
+    assert gpu.saved_size(steps, batch, *sizes) is not None
+
+
+def test_a_default_device_is_not_relied_on(device):
+    arguments = problem(lengths=[2, 3], read_gain=True, device=device)
+    grad_states = torch.ones_like(arguments[0])
+    wanted = fused(arguments, grad_states)
+    gpu._tables.cache_clear()
+    with torch.device("meta"):
+        found = fused(arguments, grad_states)
+    assert all(map(torch.equal, found, wanted))
 
 
 @pytest.mark.skipif(not CUDA, reason="too much for the interpreter")
@@ -171,15 +272,16 @@ def test_long_sequences_twice_the_same(device, steps, batch, size, given):
 def test_nothing_is_saved_unless_backward_follows(device, form):
     arguments = problem(device=device)
     states, trail, saved = gpu.forward(*arguments, save=False)
-    assert saved == ()
+    assert saved.shape == (0,) and saved.dtype == states.dtype
     assert torch.equal(states, trail[1:])
+    assert states.untyped_storage().data_ptr() != trail.untyped_storage().data_ptr()
     assert torch.equal(states, gpu.forward(*arguments, save=True)[0])
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_drive_is_computed_in_float32(device, half):
     drive, *rest = problem(steps=2, dtype=torch.float32, device=device)
-    assert gpu.supports(drive.to(half), *rest)
+    assert gpu.supports(drive.to(half), *rest[:-1])
     _, trail, _ = gpu.forward(drive.to(half), *rest, save=False)
     assert trail.dtype == torch.float32
     assert torch.equal(trail[1:], gpu.forward(drive.to(half).float(), *rest, save=False)[0])
@@ -189,9 +291,9 @@ def test_any_strides_are_taken(device):
     def turned(tensor: Tensor) -> Tensor:
         return tensor.transpose(0, 1).contiguous().transpose(0, 1)
 
-    *tensors, slow, rule = arguments = problem(steps=2, batch=3, device=device)
+    *tensors, slow, rule, _ = arguments = problem(2, 3, read_gain=True, device=device)
     slow = slow._replace(weight_hh=turned(slow.weight_hh))
-    others = (*map(turned, tensors), slow, rule)
+    others = (*map(turned, tensors), slow, rule, None)
     ones = torch.ones((), dtype=torch.float64, device=device).expand_as(tensors[0])
     for one, other in zip(fused(arguments, ones.clone()), fused(others, ones), strict=True):
         assert torch.equal(one, other)
@@ -206,7 +308,8 @@ def test_activations_over_their_whole_range(device, dtype, nonlinearity):
     slow = SlowWeights(torch.zeros(25, 25, dtype=dtype, device=device), None, None)
     hidden = torch.zeros(1, 25, dtype=dtype, device=device)
     rule = Rule(nonlinearity=nonlinearity, inner_steps=0)
-    _, trail, _ = gpu.forward(numbers.to(device).view(1, 1, 25), hidden, None, slow, rule, False)
+    drive = numbers.to(device).view(1, 1, 25)
+    _, trail, _ = gpu.forward(drive, hidden, None, slow, rule, None, save=False)
     wanted = getattr(torch, nonlinearity)(numbers)
     few_ulps = 8 * torch.finfo(dtype).eps
     torch.testing.assert_close(
@@ -216,7 +319,7 @@ def test_activations_over_their_whole_range(device, dtype, nonlinearity):
 
 def test_what_is_supported(device):
     def supported(**changes) -> bool:
-        return gpu.supports(*problem(device=device, **{"dtype": torch.float32} | changes))
+        return gpu.supports(*problem(device=device, **{"dtype": torch.float32} | changes)[:-1])
 
     assert supported()
     assert supported(size=256, steps=1024, batch=1)
@@ -224,7 +327,10 @@ def test_what_is_supported(device):
     assert not supported(steps=1025)
     assert not supported(batch=0)
     assert not supported(dtype=torch.float16)
-    drive, hidden, memory, slow, rule = problem(device=device)
+    drive, hidden, memory, slow, rule, _ = problem(read_gain=True, device=device)
+    assert gpu.supports(drive, hidden, memory, slow, rule)
+    for unlike in (slow.read_gain.float(), slow.read_gain.to("meta")):
+        assert not gpu.supports(drive, hidden, memory, slow._replace(read_gain=unlike), rule)
     assert not gpu.supports(drive, hidden.float(), memory, slow, rule)
     assert not gpu.supports(drive, hidden, memory.float(), slow, rule)
     assert not gpu.supports(drive.float(), hidden, memory, slow, rule)
@@ -233,7 +339,7 @@ def test_what_is_supported(device):
 
 def test_a_cpu_is_not_supported_unless_triton_interprets(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert not gpu.supports(*problem())
+    assert not gpu.supports(*problem()[:-1])
 
 
 def test_triton_is_not_imported_with_the_module():

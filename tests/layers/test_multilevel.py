@@ -59,7 +59,7 @@ def test_layer_is_figure_3(layer_norm, inner_steps, fine, nonlinearity):
     f = np.tanh if nonlinearity == "tanh" else lambda total: np.maximum(total, 0)
     expected, memory = figure_3(x.numpy(), dict(layer.named_parameters()), f=f, **rule)
     np.testing.assert_allclose(outputs.detach(), expected, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(state.memory.detach(), memory, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(state.memory.matrix().detach(), memory, rtol=1e-9, atol=1e-12)
     assert torch.equal(state.hidden, outputs[-1])
 
 
@@ -71,7 +71,7 @@ def test_gradients_are_right():
     def loss(x, *weights):
         named = dict(zip(dict(layer.named_parameters()), weights, strict=True))
         outputs, state = torch.func.functional_call(layer, named, (x,))
-        return outputs, state.memory
+        return outputs, state.memory.matrix()
 
     assert torch.autograd.gradcheck(loss, (x, *weights))
 
@@ -85,7 +85,7 @@ def test_regions_can_be_given_one_after_the_other():
         outputs, state = layer(part, state)
         parts.append(outputs)
     torch.testing.assert_close(torch.cat(parts), whole)
-    torch.testing.assert_close(state.memory, last.memory)
+    torch.testing.assert_close(state.memory.matrix(), last.memory.matrix())
     assert isinstance(state, FastWeightsState)
 
 
@@ -105,7 +105,7 @@ def test_attention_is_the_factor_of_what_is_read():
     weights = layer.attention(x)
     assert weights.shape == (3, 4, 4)
     assert not weights.triu(1).any()
-    _, written, queries = layer._regions(x, None)
+    _, written, queries, _ = layer._regions(x, None)
     for r in range(4):
         ages = [0.3 * 0.8 ** (r - k) * (written[k] * queries[r]).sum(-1) for k in range(r + 1)]
         torch.testing.assert_close(weights[:, r, : r + 1], torch.stack(ages, -1))

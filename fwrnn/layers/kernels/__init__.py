@@ -1,21 +1,20 @@
 """The recurrence of the fast-weights layer, in every form it can be computed; chosen here alone.
 
 A new form in PyTorch operations is one function with the signature of ``recurrence`` less
-``backend`` and one line in ``EAGER``; a new fused one is a module with ``supports``, ``forward``
-and ``backward``, as ``cpu`` has them, and one line in ``FUSED``.
+``backend`` and one line in ``operators.EAGER``; a new fused one is a module with ``supports``,
+``forward``, ``backward`` and ``saved_size``, as ``cpu`` has them, and one line in
+``operators.FUSED``.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import cpu, eager, fused, gpu
-from fwrnn.layers.kernels.eager import Written
+from fwrnn.layers.kernels import operators, scan
+from fwrnn.layers.kernels.operators import EAGER, FUSED
+from fwrnn.layers.memory import FastMemory
 
-EAGER = {"matrix": eager.matrix, "attention": eager.attention}
-FUSED = {"numba": cpu, "triton": gpu}
 BACKENDS = (*EAGER, *FUSED)
 
 
@@ -28,26 +27,11 @@ def check(backend: str) -> None:
         )
 
 
-def usable(
-    memory: Tensor | Callable[[], Tensor] | None,
-    drive: Tensor,
-    rule: Rule,
-    lengths: Tensor | None,
-    backend: str,
-) -> Tensor | Written | None:
-    """The given memory, made into a matrix unless a single step can go on from what was written."""
-    if not callable(memory):
-        return memory
-    few = isinstance(memory, Written) and len(memory) < drive.shape[-1] and memory.rule == rule
-    single = len(drive) == 1 and lengths is None
-    return memory if few and single and backend in ("auto", "attention") else memory()
-
-
 def choose(
     backend: str,
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | Written | None,
+    memory: FastMemory | None,
     slow: SlowWeights,
     rule: Rule,
 ) -> str:
@@ -64,53 +48,78 @@ def choose(
     """
     if backend in EAGER:
         return backend
-    if backend == "auto" and len(drive) == 1:
-        return "attention" if memory is None or isinstance(memory, Written) else "matrix"
+    if backend == "auto" and drive.shape[0] == 1:
+        few = memory is None or not (memory.is_folded or _outgrows(memory, 1))
+        return "attention" if few else "matrix"
+    # The fade, of the same device and dtype, stands for the matrix that will be made.
+    given = None if memory is None else memory.fade
     for name, implementation in FUSED.items():
-        if backend in ("auto", name) and fused.reaches(
-            implementation, drive, hidden, memory, slow, rule
-        ):
+        if backend in ("auto", name) and implementation.supports(drive, hidden, given, slow, rule):
             return name
-    return "matrix" if backend == "auto" and len(drive) > 2 * drive.shape[-1] else "attention"
+    return "matrix" if backend == "auto" and drive.shape[0] > 2 * drive.shape[-1] else "attention"
+
+
+def _outgrows(memory: FastMemory, steps: int) -> bool:
+    """Whether what will have been written takes more room than the matrix that it makes."""
+    return memory.written.shape[-2] + steps > memory.written.shape[-1]
 
 
 def recurrence(
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | Callable[[], Tensor] | None,
+    memory: FastMemory | None,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+) -> tuple[Tensor, FastMemory]:
     """Run one layer, in one direction, over whole sequences.
 
     Args:
         drive: C x(t) + biases for every step, (T, B, H), T of 1 or more.
         hidden: the state before the first step, (B, H); its dtype is that of all results.
-        memory: the fast memory before the first step, (B, H, H), or None for zero; or what an
-            earlier call returned to make it, which attention may go on from as it is.
+        memory: the fast memory before the first step, of B sequences, or None for an empty one.
         slow: the learned weights used within a step.
         rule: the constants.
         lengths: steps per sequence, (B), from 1 to T, or None when all have T. Past a sequence's
-            end its outputs are arbitrary finite numbers and its state stays as it was.
+            end its state and its memory stay what they are, and its drive is not looked at.
         backend: "auto" or a name in ``BACKENDS``.
 
     Returns:
-        The states h(1) … h(T), (T, B, H); the last state of each sequence, (B, H); and a function
-        that makes its memory after the last write, (B, H, H): H times as many numbers as the
-        state, which most callers never look at.
+        The states h(1) … h(T), (T, B, H), and the memory after the last write.
     """
-    if backend not in EAGER and torch.compiler.is_compiling():
-        # TorchDynamo cannot look into a fused kernel: it compiles what comes before and after.
-        disabled = torch.compiler.disable(recurrence)
-        return disabled(drive, hidden, memory, slow, rule, lengths, backend)
     check(backend)
-    given, memory = memory, usable(memory, drive, rule, lengths, backend)
+    if memory is not None and memory.is_empty:
+        memory = None
+    if torch.compiler.is_exporting():
+        return scan.recurrence(drive, hidden, memory, slow, rule, lengths)
     form = choose(backend, drive, hidden, memory, slow, rule)
-    if memory is given and isinstance(memory, Tensor) and form != "matrix":
-        memory = memory.clone()  # what makes the next one needs it; callers may change theirs
-    arguments = drive, hidden, memory, slow, rule
-    if form in FUSED:
-        return fused.recurrence(FUSED[form], *arguments, lengths)
-    return EAGER[form](*arguments, lengths)
+    steps = drive.shape[0]
+    if form in EAGER and (steps == 1 or not torch.compiler.is_compiling()):
+        if memory is None:
+            memory = FastMemory.empty(hidden)
+        elif form == "attention" and (memory.written.shape[-2] == 0 or _outgrows(memory, steps)):
+            # A copy, too, of a matrix that callers may change.
+            memory = FastMemory.from_matrix(memory.matrix())
+        return EAGER[form](drive, hidden, memory, slow, rule, lengths)
+    given = None if memory is None else memory.matrix()
+    states, trail = operators.recurrence(form, drive, hidden, given, slow, rule, lengths)
+    return states, _memory_after(trail[1:], given, rule, lengths)
+
+
+def _memory_after(
+    states: Tensor, given: Tensor | None, rule: Rule, lengths: Tensor | None
+) -> FastMemory:
+    """Equation 3 at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ, not summed."""
+    steps, batch, _ = states.shape
+    if lengths is None:
+        precise = torch.promote_types(states.dtype, torch.float32)
+        ages = torch.arange(steps, -1, -1, dtype=precise, device=states.device)
+        powers = equations.decays(ages, rule, states.dtype)
+        strengths, fade = (rule.fast_lr * powers[1:]).expand(batch, steps), powers[0].expand(batch)
+    else:
+        ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=states.device)
+        strengths = equations.strengths(ages, rule, states.dtype)
+        fade = equations.decays(lengths, rule, states.dtype)
+    folded = states.new_empty(batch, 0, 0) if given is None else given
+    return FastMemory(states.transpose(0, 1), strengths, folded, fade)

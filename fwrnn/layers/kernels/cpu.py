@@ -30,12 +30,12 @@ def supports(
     """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64."""
     others = [tensor for tensor in (memory, *slow) if tensor is not None]
     return (
-        drive.device.type == "cpu"
-        and drive.is_floating_point()
+        drive.is_floating_point()
         and drive.numel() > 0
         and hidden.dtype in DTYPES
+        and all(tensor.device.type == "cpu" for tensor in (drive, hidden, *others))
         and all(tensor.dtype == hidden.dtype for tensor in others)
-        and _loops(hidden.dtype) is not None
+        and _available(hidden.dtype)
     )
 
 
@@ -45,55 +45,93 @@ def forward(
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
+    lengths: Tensor | None,
     save: bool,
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """h(1) … h(T), (T, B, H); h(0) … h(T), (T + 1, B, H), apart; and what ``backward`` needs.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every state of whole sequences, without autograd.
 
-    Arguments are those of ``fwrnn.layers.kernels.recurrence``, and ``save``, whether ``backward``
-    will follow; nothing here is differentiated.
+    Args:
+        drive: C x(t) + biases for every step, (T, B, H).
+        hidden: the state before the first step, (B, H); its dtype is that of all results.
+        memory: the fast memory before the first step, (B, H, H), or None for zero.
+        slow: the learned weights used within a step.
+        rule: the constants.
+        lengths: steps per sequence, (B), or None for T; past them the state stays what it is.
+        save: whether ``backward`` will follow.
+
+    Returns:
+        h(1) … h(T), (T, B, H); h(0) … h(T), (T + 1, B, H), apart; and what ``backward`` needs,
+        ``saved_size`` numbers in one dimension, none without ``save``.
     """
     plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
     trail = _empty((steps + 1, batch, units), hidden.dtype)
     trail[0] = hidden
-    states = _empty(drive.shape, hidden.dtype)
+    states = _empty((steps, batch, units), hidden.dtype)
     saved = _empty((plan.saved_sizes[save],), hidden.dtype)
     drive = drive.to(hidden.dtype).contiguous()
-    inputs = (drive, *_contiguous(memory, *slow), states, trail, saved)
+    inputs = (drive, plan.by_lane(lengths), *_contiguous(memory, *slow), states, trail, saved)
     plan.run(0, save, inputs)
-    return states, trail, (saved,) if save else ()
+    return states, trail, saved if save else _empty((0,), hidden.dtype)
+
+
+def saved_size(
+    steps: int,
+    batch: int,
+    units: int,
+    dtype: torch.dtype,
+    layer_norm: bool,
+    read_gain: bool,
+    rule: Rule,
+) -> int:
+    """How many numbers ``forward`` saves; T and B may be symbols, so nothing branches on them."""
+    lanes = _lanes(dtype)
+    rows = -(-batch // lanes) * steps  # one vector per block and step
+    reads, row = rows * rule.inner_steps, units * lanes
+    # Where the sequence is not cut, that is up to ``uncut_steps``, there are no borders.
+    cut = torch.sym_min(1, torch.sym_max(0, steps - uncut_steps(units)))
+    borders = -(-batch // lanes) * ((steps - 1) // cut_length(units)) * cut
+    return rows * row + reads * (row + row * read_gain + lanes * layer_norm) + borders * units * row
 
 
 def backward(
-    saved: tuple[Tensor, ...],
+    saved: Tensor,
     trail: Tensor,
     grad_states: Tensor,
     drive: Tensor,
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of drive, hidden, memory, norm_weight and norm_bias.
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of drive, hidden, memory, norm_weight, norm_bias and read_gain.
 
-    That of ``weight_hh`` follows from the first and ``trail`` in one matrix product.
+    None for what there was none of. That of ``weight_hh`` follows from the first and ``trail`` in
+    one matrix product.
     """
     plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule)
+    steps, batch, units = drive.shape
     if not grad_states.is_contiguous():  # that of a sum is one number, expanded
-        grad_states = _empty(drive.shape, trail.dtype).copy_(grad_states)
-    grad_drive, grad_hidden = _empty(drive.shape, trail.dtype), torch.empty_like(trail[0])
-    grad_memory = None if memory is None else _empty(memory.shape, trail.dtype)
-    grad_norms = None  # of gain and bias; a row for each block after that of their sum
-    if slow.norm_weight is not None:
-        grad_norms = trail.new_empty(1 + plan.blocks, 2, trail.shape[-1])
-    inputs = (None, *_contiguous(memory, *slow), None, trail, *saved)
-    plan.run(1, True, inputs, (grad_states, grad_drive, grad_hidden, grad_memory, grad_norms))
-    norms = (None, None) if grad_norms is None else (grad_norms[0, 0], grad_norms[0, 1])
-    return grad_drive, grad_hidden, grad_memory, *norms
+        grad_states = _empty((steps, batch, units), trail.dtype).copy_(grad_states)
+    grad_drive = _empty((steps, batch, units), trail.dtype)
+    grad_hidden = torch.empty_like(trail[0])
+    grad_memory = None if memory is None else _empty((batch, units, units), trail.dtype)
+    learned = slow[1:]
+    grad_gains = None  # a row for each block after that of their sum
+    if any(gain is not None for gain in learned):
+        grad_gains = trail.new_empty(1 + plan.blocks, len(learned), units)
+    inputs = (
+        None, plan.by_lane(lengths), *_contiguous(memory, *slow), None, trail, saved.contiguous()
+    )  # fmt: skip
+    plan.run(1, True, inputs, (grad_states, grad_drive, grad_hidden, grad_memory, grad_gains))
+    # Copies: what an operator returns shares no storage.
+    gains = (None if gain is None else grad_gains[0, k].clone() for k, gain in enumerate(learned))
+    return grad_drive, grad_hidden, grad_memory, *gains
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """``torch.empty``; a large one in large pages, as the first touch of small ones is slow."""
-    tensor = torch.empty(shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")  # whatever the default device
     if tensor.nbytes >= LARGE and (advise := _madvise()):
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         advise(start, tensor.data_ptr() + tensor.nbytes - start, mmap.MADV_HUGEPAGE)
@@ -114,32 +152,50 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def chunk_length(steps: int, units: int) -> int:
-    """Steps after which the memory is folded into a matrix: all T where folding would not pay.
+def uncut_steps(units: int) -> int:
+    """How long sequences are not cut into chunks: up to where folding would not pay.
 
     Per step, attention costs about T·H and a folded matrix 2·H², whatever T. The two were level at
-    T = 128 for H = 64, 256 for H = 128 and 390 for H = 256 (a training step, AVX-512). Chunks of
-    32 to 64 steps were fastest; longer ones for many units keep the matrices that backward needs,
-    one per chunk, from outgrowing the states.
+    T = 128 for H = 64, 256 for H = 128 and 390 for H = 256 (a training step, AVX-512).
     """
-    return steps if steps <= 32 + 3 * units // 2 else max(48, units // 2)
+    return 32 + 3 * units // 2
+
+
+def cut_length(units: int) -> int:
+    """Steps after which the memory of a long sequence is folded into a matrix.
+
+    32 to 64 were fastest; more for many units keep the matrices that backward needs, one per
+    chunk, from outgrowing the states.
+    """
+    return max(48, units // 2)
 
 
 def _plan_for(shape, dtype, memory, slow: SlowWeights, rule: Rule) -> "_Plan":
-    given, normalised = memory is not None, slow.norm_weight is not None
-    return _Plan.cached(*shape, dtype, given, normalised, rule, torch.get_num_threads())
+    steps, units = shape[0], shape[-1]
+    chunk = steps if steps <= uncut_steps(units) else cut_length(units)
+    has = memory is not None, slow.norm_weight is not None, slow.read_gain is not None
+    return _Plan.cached(*shape, dtype, chunk, *has, rule, torch.get_num_threads())
+
+
+@functools.cache
+def _lanes(dtype: torch.dtype) -> int:
+    from fwrnn.layers.kernels import simd
+
+    return simd.VECTOR_BYTES // dtype.itemsize
 
 
 class _Plan:
     """What all calls for the same sizes and settings have in common."""
 
-    def __init__(self, steps, batch, units, dtype, given, normalised, rule: Rule, threads):
-        from fwrnn.layers.kernels import cpu_loops, simd
+    def __init__(
+        self, steps, batch, units, dtype, chunk, given, normalised, gained, rule: Rule, threads
+    ):
+        from fwrnn.layers.kernels import cpu_loops
 
         self._counters = (0,) * len(cpu_loops.COUNTERS)
         self._arrays = len(cpu_loops.ARRAYS)
-        lanes = simd.VECTOR_BYTES // dtype.itemsize
-        row, chunk = units * lanes, chunk_length(steps, units)
+        self._lanes = lanes = _lanes(dtype)
+        row = units * lanes
         self.loops, self.dtype = _loops(dtype), dtype
         self.blocks = -(-batch // lanes)
         self.threads = min(threads, self.blocks)
@@ -161,17 +217,27 @@ class _Plan:
             (self.blocks * steps, rule.inner_steps, self.blocks * ((steps - 1) // chunk)),
         ):
             normed_at = vectors * row
-            scales_at = normed_at + vectors * reads * row
-            borders_at = scales_at + vectors * reads * lanes
-            self._layouts.append((normed_at, scales_at, borders_at))
+            found_at = normed_at + vectors * reads * row
+            scales_at = found_at + vectors * reads * row * gained
+            borders_at = scales_at + vectors * reads * lanes * normalised
+            # Without normalisation the loops still load a scale, from anywhere, and drop it.
+            self._layouts.append((normed_at, found_at, scales_at * normalised, borders_at))
             self.saved_sizes.append(borders_at + borders * units * row)
 
     cached = functools.lru_cache(maxsize=256)(lambda *key: _Plan(*key))
 
+    def by_lane(self, lengths: Tensor | None) -> Tensor | None:
+        """Lengths as the loops compare them: numbers of the states' type, 0 in idle lanes."""
+        if lengths is None:
+            return None
+        padded = torch.zeros(self.blocks * self._lanes, dtype=self.dtype, device="cpu")
+        padded[: len(lengths)] = lengths
+        return padded
+
     def run(self, which: int, save: bool, inputs: tuple, grads: tuple = ()) -> None:
         """Run loop 0 (forward) or 1 (backward); arrays in the order of ``cpu_loops.ARRAYS``."""
         work_size = self._work_sizes[which]
-        work = torch.empty(self.threads * work_size, dtype=self.dtype)
+        work = torch.empty(self.threads * work_size, dtype=self.dtype, device="cpu")
         addresses = [
             0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, work, *grads)
         ]
@@ -183,9 +249,15 @@ class _Plan:
 
 def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
     """λ^k and η λ^k for k = 0 … chunk; the latter after zeros for rows not yet written."""
-    powers = torch.tensor(rule.decay, dtype=torch.float64) ** torch.arange(chunk + 1)
+    ages = torch.arange(chunk + 1, dtype=torch.float64, device="cpu")
+    powers = rule.decay**ages
     strengths = torch.cat([powers.new_zeros(zeros - 1), rule.fast_lr * powers])
     return powers.to(dtype), strengths.to(dtype)
+
+
+@torch.compiler.assume_constant_result
+def _available(dtype: torch.dtype) -> bool:
+    return _loops(dtype) is not None
 
 
 @functools.cache

@@ -12,6 +12,9 @@ Past ``chunk`` steps the memory is folded into a matrix, and attention starts an
 chunk: A(t) = λ^j A(chunk's start) + Σ of the chunk's own states. So time and memory grow with T,
 not T², and λ is never divided by. With one chunk this is the attention form of equation 4.
 
+A lane whose sequence has ended keeps its state. It goes through the same instructions as the others
+with zeros in the place of its drive, so that nothing in it can become infinite.
+
 All arrays are flat. A name that ends in ``_at`` is the index in its array where something starts;
 ``row`` is H·LANES, the numbers in one vector of a block.
 """
@@ -36,10 +39,11 @@ CONSTANTS = (
     "version", "blocks", "steps", "batch", "units", "inner_steps", "chunk",
     "tanh", "layer_norm", "identity", "previous", "powers", "strengths",
 )  # fmt: skip
-SIZES = ("save", "normed_at", "scales_at", "borders_at", "work_size")
+SIZES = ("save", "normed_at", "found_at", "scales_at", "borders_at", "work_size")
 ARRAYS = (
-    "drive", "memory", "weight", "gain", "shift", "states", "trail", "saved", "work",
-    "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_norms",
+    "drive", "lengths", "memory", "weight", "gain", "shift", "read_gain",
+    "states", "trail", "saved", "work",
+    "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_gains",
 )  # fmt: skip
 CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)])
 # Numba's cache on disk notices changes of this file, but not of what it imports; it does notice
@@ -53,7 +57,7 @@ def work_rows(units: int, chunk: int, inner_steps: int, matrix: bool, backward: 
     past = chunk + 1 + GROUP
     if not backward:
         return past + 2 + matrix * units
-    return 2 * past + 7 + matrix * (3 * units + 2 * chunk * inner_steps)
+    return 2 * past + 10 + matrix * (3 * units + 2 * chunk * inner_steps)
 
 
 @njit
@@ -120,6 +124,42 @@ def _activate(source, at, target, to, units, tanh):
     for i in range(units):
         value = load(source, at + i * lanes)
         store(target, to + i * lanes, simd.tanh(value) if tanh else simd.relu(value))
+
+
+@njit
+def _running(c, kind, first, t):
+    """Positive in the lanes whose sequence has a step t."""
+    lengths = _array(c.lengths, kind)
+    return load(lengths, first) - simd.number(lengths, t)
+
+
+@njit
+def _keep(gate, target, at, units):
+    """Zero in the lanes where ``gate`` is not positive, whatever was there."""
+    lanes = simd.width(target)
+    for i in range(at, at + units * lanes, lanes):
+        store(target, i, simd.where_positive(gate, load(target, i)))
+
+
+@njit
+def _stop(running, work, new, previous, units):
+    """Lanes that do not run keep their previous state."""
+    lanes = simd.width(work)
+    ended = simd.number(work, 0.5) - running  # lengths and steps are whole numbers
+    for i in range(0, units * lanes, lanes):
+        value = simd.where_positive(running, load(work, new + i))
+        kept = simd.where_positive(ended, load(work, previous + i))
+        store(work, new + i, value + kept)
+
+
+@njit
+def _add_scaled_rows(factors, source, at, target, to, units):
+    """target += factor_u · source for each unit u."""
+    lanes = simd.width(source)
+    for i in range(units):
+        here = to + i * lanes
+        value = fma(broadcast(factors, i), load(source, at + i * lanes), load(target, here))
+        store(target, here, value)
 
 
 @njit
@@ -290,6 +330,17 @@ def _outer_activation_back(c, normed, at, scale, gain, work, out_at, grad_at, to
 
 
 @njit
+def _read_gain_back(saved, found, read_gain, work, grad, total, to, units):
+    """From the gradient of g ⊙ z, at ``grad``, to that of z, at ``to``; that of g adds up."""
+    lanes = simd.width(work)
+    for i in range(units):
+        k = i * lanes
+        value = load(work, grad + k)
+        store(work, total + k, fma(value, load(saved, found + k), load(work, total + k)))
+        store(work, to + k, value * broadcast(read_gain, i))
+
+
+@njit
 def _matrix_times(matrix, at, down, across, units, scale, x_at, out, out_at):
     """out_i += scale · Σ_j M_ij x_j for each lane; M_ij at ``at + i·down + j·across``, x in M."""
     lanes = simd.width(matrix)
@@ -376,6 +427,7 @@ def _forward_block(c, kind, block, slot):
     drive, trail = _array(c.drive, kind), _array(c.trail, kind)
     weight, gain, shift = _array(c.weight, kind), _array(c.gain, kind), _array(c.shift, kind)
     powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
+    read_gain = _array(c.read_gain, kind)
     saved, work = _array(c.saved, kind), _array(c.work, kind)
     units, lanes, chunk = c.units, simd.width(work), c.chunk
     row, first = units * lanes, block * lanes
@@ -408,6 +460,8 @@ def _forward_block(c, kind, block, slot):
         bracket, previous, new = nth * row, past + j * row, past + (j + 1) * row
         _gather(drive, step * units, units, sequences, saved, bracket)
         _multiply(weight, units, 1, units, work, previous, saved, bracket)
+        if c.lengths:
+            _keep(_running(c, kind, first, t), saved, bracket, units)
         asked = previous
         if not c.previous:
             asked = query if c.inner_steps else new
@@ -419,14 +473,22 @@ def _forward_block(c, kind, block, slot):
                 _copy(work, asked, saved, z, units)
             else:
                 _copy(saved, bracket, saved, z, units)
+            found = z
+            if c.read_gain:
+                found = c.found_at + inner * row
+                _clear(saved, found, units)
             if c.memory or t >= chunk:
                 decayed = broadcast(powers, j)
-                _matrix_times(work, matrix, row, lanes, units, decayed, asked, saved, z)
-            _attend(work, past + row, j, strengths, newest + j - 1, asked, saved, z, units)
+                _matrix_times(work, matrix, row, lanes, units, decayed, asked, saved, found)
+            _attend(work, past + row, j, strengths, newest + j - 1, asked, saved, found, units)
+            if c.read_gain:
+                _add_scaled_rows(read_gain, saved, found, saved, z, units)
             if c.layer_norm:
                 store(saved, c.scales_at + inner * lanes, _normalise(saved, z, units))
             asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
             _outer_activation(c, saved, z, gain, shift, work, asked)
+        if c.lengths:
+            _stop(_running(c, kind, first, t), work, new, previous, units)
         _scatter(work, new, units, sequences, _array(c.states, kind), step * units)
         _scatter(work, new, units, sequences, trail, (step + c.batch) * units)
 
@@ -437,6 +499,7 @@ def _backward_block(c, kind, block, slot):
     trail, weight = _array(c.trail, kind), _array(c.weight, kind)
     gain, shift = _array(c.gain, kind), _array(c.shift, kind)
     powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
+    read_gain = _array(c.read_gain, kind)
     saved, work = _array(c.saved, kind), _array(c.work, kind)
     grad_states, grad_drive = _array(c.grad_states, kind), _array(c.grad_drive, kind)
     units, lanes, chunk = c.units, simd.width(work), c.chunk
@@ -446,15 +509,16 @@ def _backward_block(c, kind, block, slot):
     rows = chunk + 1 + GROUP
     past = slot * c.work_size
     grad_past = past + rows * row
-    totals = grad_past + rows * row  # of gain and bias, lane by lane
-    grad, grad_query = totals + 2 * row, totals + 3 * row
-    grad_bracket, query, carry = totals + 4 * row, totals + 5 * row, totals + 6 * row
-    matrix = totals + 7 * row
+    totals = grad_past + rows * row  # of gain, bias and read gain, lane by lane
+    grad, grad_query = totals + 3 * row, totals + 4 * row
+    grad_bracket, query, carry = totals + 5 * row, totals + 6 * row, totals + 7 * row
+    passed, scaled = totals + 8 * row, totals + 9 * row
+    matrix = totals + 10 * row
     grad_matrix, both = matrix + units * row, matrix + 2 * units * row
     lefts = matrix + 3 * units * row
     rights = lefts + chunk * c.inner_steps * row
     last_chunk = (c.steps - 1) // chunk
-    _clear(work, totals, 2 * units)
+    _clear(work, totals, 3 * units)
     _clear(work, carry, units)
     if c.memory or last_chunk:
         _clear(work, grad_matrix, units * units)
@@ -490,6 +554,11 @@ def _backward_block(c, kind, block, slot):
             _gather(grad_states, step * units, units, sequences, work, grad)
             _add(work, carry, work, grad, units)
             _add(work, grad_past + (j + 1) * row, work, grad, units)
+            if c.lengths:  # the gradient of a state that was kept is one of the state before
+                running = _running(c, kind, first, start + j)
+                _copy(work, grad, work, passed, units)
+                _keep(simd.number(work, 0.5) - running, work, passed, units)
+                _keep(running, work, grad, units)
             _clear(work, grad_bracket, units)
             for s in range(c.inner_steps - 1, -1, -1):
                 inner, pair = nth * c.inner_steps + s, (j * c.inner_steps + s) * row
@@ -508,14 +577,22 @@ def _backward_block(c, kind, block, slot):
                 else:
                     _add(work, grad, work, grad_bracket, units)
                     _clear(work, grad_query, units)
+                grad_found = grad
+                if c.read_gain:
+                    found, grad_found = c.found_at + inner * row, scaled
+                    _read_gain_back(
+                        saved, found, read_gain, work, grad, totals + 2 * row, scaled, units
+                    )
                 _attend_back(
                     work, past + row, grad_past + row, j, strengths, newest + j - 1,
-                    asked, grad, grad_query, units,
+                    asked, grad_found, grad_query, units,
                 )  # fmt: skip
                 if has_matrix:
                     decayed = broadcast(powers, j)
-                    _matrix_times(work, matrix, lanes, row, units, decayed, grad, work, grad_query)
-                    _scale(work, grad, decayed, work, lefts + pair, units)
+                    _matrix_times(
+                        work, matrix, lanes, row, units, decayed, grad_found, work, grad_query
+                    )
+                    _scale(work, grad_found, decayed, work, lefts + pair, units)
                 _copy(work, grad_query, work, grad, units)
                 answer = asked
             if c.previous:
@@ -525,6 +602,8 @@ def _backward_block(c, kind, block, slot):
                 _start_back(c, grad_bracket, work, answer, grad)
             _scatter(work, grad_bracket, units, sequences, grad_drive, step * units)
             _multiply(weight, 1, units, units, work, grad_bracket, work, carry)
+            if c.lengths:
+                _add(work, passed, work, carry, units)
         if has_matrix:
             _fold(
                 work, grad_matrix, broadcast(powers, count), lefts, rights,
@@ -535,21 +614,21 @@ def _backward_block(c, kind, block, slot):
         square = units * units
         grad_memory = _array(c.grad_memory, kind)
         _scatter(work, grad_matrix, square, sequences, grad_memory, first * square)
-    if c.layer_norm:
-        grad_norms = _array(c.grad_norms, kind)
-        for i in range(2 * units):  # first of the gain, then of the bias
-            grad_norms[(block + 1) * 2 * units + i] = simd.total(load(work, totals + i * lanes))
+    if c.grad_gains:
+        grad_gains = _array(c.grad_gains, kind)
+        for i in range(3 * units):  # of the gain, then of the bias, then of the read gain
+            grad_gains[(block + 1) * 3 * units + i] = simd.total(load(work, totals + i * lanes))
 
 
 @njit
-def _sum_norms(c, kind):
-    """Row 0 of ``grad_norms`` becomes the sum of the rows of all blocks, always in their order."""
-    grad_norms, width = _array(c.grad_norms, kind), 2 * c.units
+def _sum_gains(c, kind):
+    """Row 0 of ``grad_gains`` becomes the sum of the rows of all blocks, always in their order."""
+    grad_gains, width = _array(c.grad_gains, kind), 3 * c.units
     for i in range(width):
-        found = grad_norms[width + i]
+        found = grad_gains[width + i]
         for block in range(1, c.blocks):
-            found += grad_norms[(block + 1) * width + i]
-        grad_norms[i] = found
+            found += grad_gains[(block + 1) * width + i]
+        grad_gains[i] = found
 
 
 def build(kind, cache: bool):
@@ -576,8 +655,8 @@ def build(kind, cache: bool):
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
         while block < c.blocks and c.version == version:
             _backward_block(c, kind, block, slot)
-            if simd.claim(counters, 2) == c.blocks - 1 and c.layer_norm:
-                _sum_norms(c, kind)  # the last block is done
+            if simd.claim(counters, 2) == c.blocks - 1 and c.grad_gains:
+                _sum_gains(c, kind)  # the last block is done
             block = simd.claim(counters, 0)
 
     return forward, backward

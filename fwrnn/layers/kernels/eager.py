@@ -5,125 +5,81 @@ every other form is compared with.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.memory import FastMemory
 
-
-@dataclass(frozen=True)
-class Written:
-    """A memory as what was written into it: A = λ^n A(0) + η Σ_τ λ^(n-τ) h(τ) h(τ)ᵀ (equation 3).
-
-    ``chunks`` hold h(1) … h(n) in pieces of any length, each (·, B, H), and ``before`` is A(0),
-    (B, H, H), or None for zero. Calling it gives the matrix. While n is below H it is the smaller
-    of the two, and attention that goes on from it has less to compute.
-    """
-
-    chunks: tuple[Tensor, ...]
-    before: Tensor | None
-    rule: Rule
-
-    def __call__(self) -> Tensor:
-        return memory_after(torch.cat(self.chunks), self.before, self.rule, None)
-
-    def __len__(self) -> int:
-        return sum(len(chunk) for chunk in self.chunks)
+Memory = TypeVar("Memory", Tensor, FastMemory)
 
 
 def matrix(
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | None,
+    memory: FastMemory,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+) -> tuple[Tensor, FastMemory]:
     """Equations 1, 2 and 5 as written: A is an H×H matrix per sequence, updated at every step.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
     with T·H².
     """
-    if memory is None:
-        memory = hidden.new_zeros(*hidden.shape, hidden.shape[-1])
-    outputs = []
-    for t, step in enumerate(drive.unbind(0)):
-        bracket = equations.sustained_input(step, hidden, slow)
-        new, _ = equations.inner_loop(
-            bracket, hidden, lambda query, A=memory: equations.read(A, query), slow, rule
-        )
-        new = new.to(hidden.dtype)
-        written = equations.write(memory, new, rule)
-        outputs.append(new)
-        if lengths is None:
-            hidden, memory = new, written
-        else:
-            running = (t < lengths).unsqueeze(-1)
-            hidden = torch.where(running, new, hidden)
-            memory = torch.where(running.unsqueeze(-1), written, memory)
-    return torch.stack(outputs), hidden, lambda: memory
+
+    def write(A: Tensor, hidden: Tensor, rule: Rule, running: Tensor | None) -> Tensor:
+        written = equations.write(A, hidden, rule)
+        return written if running is None else torch.where(running[:, None, None], written, A)
+
+    states, A = _run(
+        drive, hidden, memory.matrix(), slow, rule, lengths, equations.read, write
+    )  # fmt: skip
+    return states, FastMemory.from_matrix(A)
 
 
 def attention(
     drive: Tensor,
     hidden: Tensor,
-    memory: Tensor | Written | None,
+    memory: FastMemory,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+) -> tuple[Tensor, FastMemory]:
     """Equation 4: A is never formed while the sequence runs; each step attends to the past states.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
-    with T²·H. Only the returned state holds H×H numbers per sequence, summed up once it is asked
-    for. A memory that is ``Written`` only grows longer.
+    with T²·H.
     """
-    first, chunks, earlier = hidden, [], 0
-    if isinstance(memory, Written):
-        chunks, earlier, memory = list(memory.chunks), len(memory), memory.before
-    given = len(chunks)
-    ages = torch.arange(earlier + len(drive) - 1, -1, -1, device=drive.device)
-    strengths = equations.strengths(ages, rule, hidden.dtype).view(-1, 1, 1)
-    for written, step in enumerate(drive.unbind(0), start=earlier):
-        past = torch.cat(chunks) if written else None  # once for all S reads
+    return _run(
+        drive, hidden, memory, slow, rule, lengths, FastMemory.read, FastMemory.write
+    )  # fmt: skip
 
-        def read(query: Tensor, written: int = written, past: Tensor | None = past) -> Tensor:
-            found = torch.zeros_like(query)
-            if past is not None:
-                found = equations.attend(past, strengths[-written:], query)
-            if memory is not None:
-                found = found + rule.decay**written * equations.read(memory, query)
-            return found
 
+def _run(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Memory,
+    slow: SlowWeights,
+    rule: Rule,
+    lengths: Tensor | None,
+    read: Callable[[Memory, Tensor], Tensor],
+    write: Callable[[Memory, Tensor, Rule, Tensor | None], Memory],
+) -> tuple[Tensor, Memory]:
+    """The loop over time. A sequence that has ended keeps its state and its memory."""
+    states, running = [], None
+    for t, step in enumerate(drive.unbind(0)):
         bracket = equations.sustained_input(step, hidden, slow)
-        hidden, _ = equations.inner_loop(bracket, hidden, read, slow, rule)
-        hidden = hidden.to(first.dtype)
-        chunks.append(hidden.unsqueeze(0))
-    # A copy: autograd keeps the parts, and callers may change what they get in place.
-    states = torch.cat(chunks[given:])
-    if lengths is None:
-        return states, states[-1], Written(tuple(chunks), memory, rule)
-    hidden = last_states(states, lengths)
-    return states, hidden, lambda: memory_after(torch.cat(chunks[given:]), memory, rule, lengths)
-
-
-def last_states(states: Tensor, lengths: Tensor) -> Tensor:
-    """The state of each sequence at its own last step. (T, B, H) → (B, H)."""
-    return states[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
-
-
-def memory_after(
-    states: Tensor, memory: Tensor | None, rule: Rule, lengths: Tensor | None
-) -> Tensor:
-    """Equation 3 once, at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ."""
-    if lengths is None:
-        lengths = torch.full(states.shape[1:2], len(states), device=states.device)
-    ages = lengths - 1 - torch.arange(len(states), device=lengths.device).unsqueeze(-1)
-    weighted = states * equations.strengths(ages, rule, states.dtype).unsqueeze(-1)
-    total = (weighted.permute(1, 2, 0) @ states.transpose(0, 1)).to(states.dtype)
-    if memory is None:
-        return total
-    return total + equations.decays(lengths, rule, states.dtype).view(-1, 1, 1) * memory
+        if lengths is not None:
+            running = t < lengths
+            bracket = bracket.where(running.unsqueeze(-1), 0)  # whatever the padding is
+        new, _ = equations.inner_loop(bracket, hidden, partial(read, memory), slow, rule)
+        new = new.to(hidden.dtype)
+        hidden = new if running is None else new.where(running.unsqueeze(-1), hidden)
+        memory = write(memory, hidden, rule, running)
+        states.append(hidden)
+    return torch.stack(states), memory

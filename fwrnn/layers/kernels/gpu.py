@@ -82,8 +82,9 @@ def forward(
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
+    lengths: Tensor | None,
     save: bool,
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Every state of whole sequences, without autograd.
 
     Args:
@@ -92,37 +93,34 @@ def forward(
         memory: the fast memory before the first step, (B, H, H), or None for zero.
         slow: the learned weights used within a step.
         rule: the constants.
+        lengths: how many steps each sequence has, 1 to T, (B) in int64, or None for T. Past them
+            the state stays what it is, and drive is not looked at.
         save: whether ``backward`` will follow.
 
     Returns:
         h(1) … h(T), (T, B, H) in the dtype of ``hidden``; h(0) … h(T), (T + 1, B, H), apart; and
-        what ``backward`` wants of the forward pass: about 2·S·T·B·H numbers, nothing without
-        ``save``.
+        what ``backward`` wants of the forward pass, ``saved_size`` numbers in one dimension, none
+        without ``save``.
     """
     from fwrnn.layers.kernels import triton_loops
 
     steps, batch, size = drive.shape
     plan = _plan(size, hidden.dtype)
-    constants = _constants(memory, slow, rule)
+    constants = _constants(memory, slow, rule, lengths)
     # A given memory that is streamed multiplies queries that are read back, so they are stored.
     keep = save or (memory is not None and not plan["RESIDENT"])
-    reads = steps * rule.inner_steps if keep else 0
-    normed_reads = reads if constants["LAYER_NORM"] else 0
+    sizes = _part_sizes(steps if keep else 0, batch, size, constants)
+    kept = _new(hidden, lengths, sum(sizes))
     trail = hidden.new_empty(steps + 1, batch, size)
     trail[0] = hidden
-    kept = (
-        hidden.new_empty(reads, batch, size),
-        hidden.new_empty(normed_reads, batch, size),
-        hidden.new_empty(normed_reads, batch),
-    )
     with torch.cuda.device_of(drive):
         triton_loops.forward_loop[(batch,)](
             drive.contiguous(),
             trail[0],
-            *_given(memory, slow),
+            *_given(lengths, memory, slow),
             *_tables(rule, hidden.dtype, hidden.device),
             trail[1:],
-            *kept,
+            *kept.split(sizes),
             steps,
             batch,
             EPS=NORM_EPS,
@@ -130,60 +128,95 @@ def forward(
             **constants,
             **plan,
         )
-    return trail[1:].clone(), trail, kept if save else ()
+    return trail[1:].clone(), trail, kept if save else hidden.new_empty(0)
+
+
+def saved_size(
+    steps: int,
+    batch: int,
+    units: int,
+    dtype: torch.dtype,
+    layer_norm: bool,
+    read_gain: bool,
+    rule: Rule,
+) -> int:
+    """How many numbers ``forward`` saves, whatever their dtype; T and B may be symbols."""
+    constants = {"S": int(rule.inner_steps), "LAYER_NORM": layer_norm, "READ_GAIN": read_gain}
+    return sum(_part_sizes(steps, batch, units, constants))
+
+
+def _part_sizes(steps: int, batch: int, units: int, constants: dict) -> list[int]:
+    """Of queries, normalised sums and what was found, rows of H numbers each, and of 1/σ.
+
+    Single numbers come last: rows are loaded faster from addresses that are multiples of 16 bytes.
+    """
+    reads = steps * batch * constants["S"]
+    normed, found = int(constants["LAYER_NORM"]), int(constants["READ_GAIN"])
+    return [reads * units, reads * units * normed, reads * units * found, reads * normed]
+
+
+def _new(like: Tensor, lengths: Tensor | None, *shape: int) -> Tensor:
+    """A tensor for something of every read: no kernel writes those past the end of a sequence."""
+    return like.new_empty(shape) if lengths is None else like.new_zeros(shape)
 
 
 def backward(
-    saved: tuple[Tensor, ...],
+    saved: Tensor,
     trail: Tensor,
     grad_states: Tensor,
     drive: Tensor,
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of ``forward``, from those of its states.
 
     Args:
         saved, trail: what ``forward`` returned with ``save``.
         grad_states: the gradient of h(1) … h(T), (T, B, H).
-        drive, memory, slow, rule: what ``forward`` was given.
+        drive, memory, slow, rule, lengths: what ``forward`` was given.
 
     Returns:
-        The gradients of drive (T, B, H), hidden (B, H), memory (B, H, H), norm weight (H) and
-        norm bias (H), all in the dtype of ``trail``; None for what there was none of. That of
-        drive is also the gradient of W h(t), so with the states before each step it gives the
-        gradient of W as one matrix product.
+        The gradients of drive (T, B, H), hidden (B, H), memory (B, H, H), norm weight (H), norm
+        bias (H) and read gain (H), all in the dtype of ``trail``; None for what there was none of,
+        or what no inner step uses. That of drive is 0 past the end of a sequence. It is also the
+        gradient of W h(t), so with the states before each step it gives the gradient of W as one
+        matrix product.
     """
     from fwrnn.layers.kernels import triton_loops
 
-    queries, states = saved[0], trail[1:]
-    _, batch, size = states.shape
-    constants = _constants(memory, slow, rule)
+    states = trail[1:]
+    steps, batch, size = states.shape
+    constants = _constants(memory, slow, rule, lengths)
+    parts = saved.split(_part_sizes(steps, batch, size, constants))
+    queries = parts[0].view(steps * constants["S"], batch, size)
     grad_drive, grad_hidden = torch.empty_like(states), torch.empty_like(trail[0])
-    grad_reads = torch.empty_like(queries)
+    grad_reads = _new(states, lengths, *queries.shape)
     # One row per sequence, summed afterwards: atomic additions would vary in their order.
-    norm_rows = batch if constants["LAYER_NORM"] else 0
-    grad_norms = [states.new_empty(norm_rows, size) for _ in range(2)]
+    used = [constants[name] for name in ("LAYER_NORM", "LAYER_NORM", "READ_GAIN")]
+    grad_gains = [states.new_empty(batch if use else 0, size) for use in used]
+    *given, _, read_gain = _given(lengths, memory, slow)  # the bias has no part in gradients
     with torch.cuda.device_of(states):
         triton_loops.backward_loop[(batch,)](
             grad_states.contiguous(),
             states,
-            *saved,
-            *_given(memory, slow)[:3],
+            *parts,
+            *given,
+            read_gain,
             *_tables(rule, states.dtype, states.device),
             grad_drive,
             grad_hidden,
             grad_reads,
-            *grad_norms,
-            len(states),
+            *grad_gains,
+            steps,
             batch,
             **constants,
             **_plan(size, states.dtype),
         )
     grad_memory = None if memory is None else _grad_memory(grad_reads, queries, rule)
-    grad_norm = [rows.sum(0) if len(rows) else None for rows in grad_norms]
-    return grad_drive, grad_hidden, grad_memory, *grad_norm
+    grad_slow = [rows.sum(0) if use else None for use, rows in zip(used, grad_gains, strict=True)]
+    return grad_drive, grad_hidden, grad_memory, *grad_slow
 
 
 def _grad_memory(grad_reads: Tensor, queries: Tensor, rule: Rule) -> Tensor:
@@ -194,13 +227,18 @@ def _grad_memory(grad_reads: Tensor, queries: Tensor, rule: Rule) -> Tensor:
         return torch.einsum("rbi,rbj->bij", grad_reads * powers.view(-1, 1, 1), queries)
 
 
-def _given(memory: Tensor | None, slow: SlowWeights) -> tuple[Tensor, ...]:
-    """Memory, W, gain and bias as kernels take them; what is missing is W, and never loaded."""
-    tensors = (memory, *slow)
+def _given(lengths: Tensor | None, memory: Tensor | None, slow: SlowWeights) -> tuple[Tensor, ...]:
+    """Lengths, memory and slow weights as kernels take them.
+
+    What is missing is W, and never loaded.
+    """
+    tensors = (lengths, memory, *slow)
     return tuple(slow.weight_hh if tensor is None else tensor.contiguous() for tensor in tensors)
 
 
-def _constants(memory: Tensor | None, slow: SlowWeights, rule: Rule) -> dict:
+def _constants(
+    memory: Tensor | None, slow: SlowWeights, rule: Rule, lengths: Tensor | None
+) -> dict:
     """What kernels are compiled for; T and B are not, so that a new one compiles nothing."""
     return {
         "H": len(slow.weight_hh),
@@ -209,7 +247,9 @@ def _constants(memory: Tensor | None, slow: SlowWeights, rule: Rule) -> dict:
         "LAYER_NORM": slow.norm_weight is not None and rule.inner_steps > 0,
         "IDENTITY": rule.boundary == "identity",
         "PREVIOUS": rule.inner_start == "previous",
+        "READ_GAIN": slow.read_gain is not None and rule.inner_steps > 0,
         "GIVEN_MEMORY": memory is not None,
+        "HAS_LENGTHS": lengths is not None,
     }
 
 

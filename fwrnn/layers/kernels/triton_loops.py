@@ -3,8 +3,12 @@
 Imported by ``gpu`` when it launches for the first time, and by nothing else.
 
 Names: T steps, B sequences, H units, S inner steps. A *read* is one inner step of one step; read
-t·S + s is inner step s of step t (both from 0), has query h_s, and adds z = A h_s to what is
-normalised. Rows of (T, B, H) and (T·S, B, H) tensors are numbered step·B + sequence in int64.
+t·S + s is inner step s of step t (both from 0), has query h_s, finds z = A h_s, and adds z, or
+g z with ``READ_GAIN``, to what is normalised. Rows of (T, B, H) and (T·S, B, H) tensors are
+numbered step·B + sequence in int64.
+
+With ``HAS_LENGTHS`` a program runs only the first steps of its sequence, as many as it has. What
+lies past them is never loaded, apart from gradients of the states there, all of them the last one.
 
 The fast memory has one of two forms here, by ``RESIDENT``:
 
@@ -56,6 +60,14 @@ def _load_tile(pointer, rows, units, wanted, H: tl.constexpr):
     """Rows ``rows`` of a (…, H) tensor, 0 where ``wanted`` is false and beyond H."""
     places = rows[:, None] * H + units[None, :]
     return tl.load(pointer + places, mask=wanted[:, None] & (units < H)[None, :], other=0.0)
+
+
+@triton.jit
+def _own_steps(lengths_ptr, sequence, steps, HAS_LENGTHS: tl.constexpr):
+    """How many of the T steps this sequence has."""
+    if HAS_LENGTHS:
+        return tl.minimum(tl.load(lengths_ptr + sequence).to(tl.int32), steps)
+    return steps
 
 
 @triton.jit
@@ -129,17 +141,20 @@ def _attend_later(
 
 @triton.jit(do_not_specialize=["steps", "batch"])
 def forward_loop(
-    drive_ptr, hidden_ptr, memory_ptr, weight_ptr, gain_ptr, bias_ptr, powers_ptr, strengths_ptr,
-    states_ptr, queries_ptr, normed_ptr, scales_ptr, steps, batch,
+    drive_ptr, hidden_ptr, lengths_ptr, memory_ptr, weight_ptr, gain_ptr, bias_ptr, read_gain_ptr,
+    powers_ptr, strengths_ptr, states_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
+    steps, batch,
     H: tl.constexpr, S: tl.constexpr, EPS: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
-    GIVEN_MEMORY: tl.constexpr, SAVE: tl.constexpr,
+    READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
+    SAVE: tl.constexpr,
     RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Stores the states (T, B, H) and, with ``SAVE``, what ``backward_loop`` reads of each read.
 
-    That is the query and the normalised sum before gain and bias, both (T·S, B, H), and the
-    factor 1/σ of the normalisation (T·S, B).
+    That is the query, the normalised sum before gain and bias, and z where it has a gain, all
+    (T·S, B, H), and the factor 1/σ of the normalisation (T·S, B). The last state of a sequence is
+    repeated past its end; of reads nothing is stored there.
     """
     dtype = states_ptr.dtype.element_ty
     units = tl.arange(0, BLOCK_H)
@@ -152,6 +167,8 @@ def forward_loop(
     if LAYER_NORM:
         gain = _load_row(gain_ptr, 0, units, H)
         bias = _load_row(bias_ptr, 0, units, H)
+    if READ_GAIN:
+        read_gain = _load_row(read_gain_ptr, 0, units, H)
     if RESIDENT:
         weight = _load_tile(weight_ptr, units, units, units < H, H)
         memory = tl.zeros((BLOCK_H, BLOCK_H), dtype)
@@ -159,7 +176,8 @@ def forward_loop(
             memory = _load_tile(memory_ptr, units, units, units < H, H)
         decay = tl.load(powers_ptr + 1)
         fast_lr = tl.load(strengths_ptr)
-    for t in range(steps):
+    own_steps = _own_steps(lengths_ptr, sequence, steps, HAS_LENGTHS)
+    for t in range(own_steps):
         row = t * batch + sequence
         bracket = _load_row(drive_ptr, row, units, H).to(dtype)
         if RESIDENT:
@@ -183,6 +201,10 @@ def forward_loop(
                     tl.debug_barrier()
                     given = _times(memory_ptr, queries_ptr + read * H, H, BLOCK_H, TILE)
                     total += tl.load(powers_ptr + t) * given
+            if READ_GAIN:
+                if SAVE:
+                    tl.store(found_ptr + read * H + units, total, mask=units < H)
+                total *= read_gain
             total += state if IDENTITY else bracket
             if LAYER_NORM:
                 centred = tl.where(units < H, total - tl.sum(total, 0) / H, 0.0)
@@ -200,22 +222,28 @@ def forward_loop(
         else:
             previous_ptr = states_ptr + row * H
             tl.debug_barrier()  # h(t) is loaded by other threads than those that stored it
+    if HAS_LENGTHS:
+        for t in range(own_steps, steps):
+            row = t * batch + sequence
+            tl.store(states_ptr + row * H + units, hidden, mask=units < H)
 
 
 @triton.jit(do_not_specialize=["steps", "batch"])
 def backward_loop(
-    grad_states_ptr, states_ptr, queries_ptr, normed_ptr, scales_ptr,
-    memory_ptr, weight_ptr, gain_ptr, powers_ptr, strengths_ptr,
-    grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr, grad_gains_ptr, grad_biases_ptr, steps, batch,
+    grad_states_ptr, states_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
+    lengths_ptr, memory_ptr, weight_ptr, gain_ptr, read_gain_ptr, powers_ptr, strengths_ptr,
+    grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr,
+    grad_gains_ptr, grad_biases_ptr, grad_read_gains_ptr, steps, batch,
     H: tl.constexpr, S: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
-    GIVEN_MEMORY: tl.constexpr,
+    READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Stores the gradients of drive (T, B, H), first state (B, H) and every z (T·S, B, H).
 
-    Those of the gain and bias of layer normalisation are one row per sequence, (B, H), to be
-    summed by the caller, so that the order of the sum never changes.
+    Those of the gain and bias of layer normalisation and of the gain of z are one row per sequence,
+    (B, H), to be summed by the caller, so that the order of the sum never changes. Past the end of
+    a sequence the gradient of drive is 0, and that of z is not stored.
     """
     dtype = states_ptr.dtype.element_ty
     units = tl.arange(0, BLOCK_H)
@@ -228,13 +256,22 @@ def backward_loop(
         gain = _load_row(gain_ptr, 0, units, H)
         grad_gain = tl.zeros((BLOCK_H,), dtype)
         grad_bias = tl.zeros((BLOCK_H,), dtype)
+    if READ_GAIN:
+        read_gain = _load_row(read_gain_ptr, 0, units, H)
+        grad_read_gain = tl.zeros((BLOCK_H,), dtype)
     if RESIDENT:
         weight = _load_tile(weight_ptr, units, units, units < H, H)
         grad_memory = tl.zeros((BLOCK_H, BLOCK_H), dtype)  # of A after the write of step t
         decay = tl.load(powers_ptr + 1)
         fast_lr = tl.load(strengths_ptr)
-    for age in range(steps):
-        t = steps - 1 - age
+    own_steps = _own_steps(lengths_ptr, sequence, steps, HAS_LENGTHS)
+    if HAS_LENGTHS:
+        for t in range(own_steps, steps):  # where states are copies of the last one
+            row = t * batch + sequence
+            carried += _load_row(grad_states_ptr, row, units, H)
+            tl.store(grad_drive_ptr + row * H + units, tl.zeros_like(carried), mask=units < H)
+    for age in range(own_steps):
+        t = own_steps - 1 - age
         row = t * batch + sequence
         output = _load_row(states_ptr, row, units, H)
         grad = carried + _load_row(grad_states_ptr, row, units, H)
@@ -244,7 +281,7 @@ def backward_loop(
             grad_memory *= decay
         else:
             grad += _attend_later(
-                output, queries_ptr, grad_reads_ptr, strengths_ptr, t, steps, batch, sequence,
+                output, queries_ptr, grad_reads_ptr, strengths_ptr, t, own_steps, batch, sequence,
                 H, S, BLOCK_H, TILE,
             )  # fmt: skip
         grad_bracket = tl.zeros((BLOCK_H,), dtype)
@@ -260,16 +297,21 @@ def backward_loop(
                 grad *= gain
                 grad -= (tl.sum(grad, 0) + normed * tl.sum(grad * normed, 0)) / H
                 grad = tl.where(units < H, grad * tl.load(scales_ptr + read), 0.0)
-            tl.store(grad_reads_ptr + read * H + units, grad, mask=units < H)
+            # From here on ``grad`` is that of the boundary, and ``grad_read`` that of z.
+            grad_read = grad
+            if READ_GAIN:
+                grad_read_gain += grad * _load_row(found_ptr, read, units, H)
+                grad_read = grad * read_gain
+            tl.store(grad_reads_ptr + read * H + units, grad_read, mask=units < H)
             grad_query = _attend_past(
-                grad, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
+                grad_read, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
             )
             if GIVEN_MEMORY:
                 tl.debug_barrier()
                 given = _times_transposed(memory_ptr, grad_reads_ptr + read * H, H, BLOCK_H, TILE)
                 grad_query += tl.load(powers_ptr + t) * given
             if RESIDENT:
-                grad_memory += grad[:, None] * query[None, :]
+                grad_memory += grad_read[:, None] * query[None, :]
             if IDENTITY:
                 grad_query += grad
             else:
@@ -290,3 +332,5 @@ def backward_loop(
     if LAYER_NORM:
         tl.store(grad_gains_ptr + sequence * H + units, grad_gain, mask=units < H)
         tl.store(grad_biases_ptr + sequence * H + units, grad_bias, mask=units < H)
+    if READ_GAIN:
+        tl.store(grad_read_gains_ptr + sequence * H + units, grad_read_gain, mask=units < H)

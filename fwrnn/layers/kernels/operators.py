@@ -1,0 +1,273 @@
+"""The recurrence as one PyTorch operator, ``torch.ops.fwrnn.recurrence``, and its derivative.
+
+The fused kernels take addresses, into which nothing that PyTorch does to programs can look. As an
+operator with a fake implementation, a registered derivative and a batching rule they need not be
+looked into: compiling, exporting, tracing and vmap treat them like any of PyTorch's own. Compiled
+programs call the eager forms through it too: as loops over time they would be compiled anew for
+every length.
+
+The schema has no place for ``SlowWeights`` and ``Rule``, so it names their parts. Where nobody
+looks, an ``autograd.Function`` does the same without the operator's overhead, which is a third of
+the time of a small layer.
+"""
+
+import inspect
+import sys
+from functools import partial
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.kernels import cpu, eager, gpu
+from fwrnn.layers.memory import FastMemory
+
+EAGER = {"matrix": eager.matrix, "attention": eager.attention}
+FUSED: dict[str, ModuleType] = {"numba": cpu, "triton": gpu}
+
+_INPUTS = (
+    "Tensor weight_hh, Tensor? norm_weight, Tensor? norm_bias, Tensor? read_gain, "
+    "Tensor? lengths, str form, float decay, float fast_lr, int inner_steps, str nonlinearity, "
+    "str boundary, str inner_start"
+)
+_library = torch.library.Library("fwrnn", "DEF")
+_library.define(
+    f"recurrence(Tensor drive, Tensor hidden, Tensor? memory, {_INPUTS}, bool save)"
+    " -> (Tensor states, Tensor trail, Tensor saved)"
+)
+_library.define(
+    "recurrence_backward(Tensor saved, Tensor trail, Tensor grad_states, Tensor drive,"
+    f" Tensor? memory, {_INPUTS}) -> Tensor[]"
+)
+
+
+def recurrence(
+    form: str,
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    rule: Rule,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Whole sequences by way of the operator.
+
+    Takes what ``fwrnn.layers.kernels.recurrence`` does, with the memory as a matrix or None.
+    Returns h(1) … h(T), (T, B, H), and the trail h(0) … h(T), (T + 1, B, H): the same numbers
+    again, which the backward pass keeps, so that the states may be changed in place.
+    """
+    if not rule.inner_steps:
+        slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised or read
+    inputs = drive.to(hidden.dtype), hidden, memory, *slow, lengths
+    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    if _is_observed(drive):
+        save = save and not torch.jit.is_tracing()  # which runs twice, once without gradients
+        states, trail, _ = torch.ops.fwrnn.recurrence(*inputs, form, *_constants(rule), save)
+    else:
+        states, trail, _ = _Recurrence.apply(*inputs, form, rule, save)
+    return states, trail
+
+
+def _is_observed(drive: Tensor) -> bool:
+    """Whether somebody records operators, or gives something else in the place of tensors."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(drive) is not Tensor:
+        return True
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return tracer is not None and tracer.get_proxy_mode() is not None
+
+
+def _constants(rule: Rule) -> tuple[float, float, int, str, str, str]:
+    return (
+        float(rule.decay), float(rule.fast_lr), int(rule.inner_steps),
+        rule.nonlinearity, rule.boundary, rule.inner_start,
+    )  # fmt: skip
+
+
+def _eager(form, drive, hidden, memory, slow, rule, lengths) -> Tensor:
+    given = FastMemory.empty(hidden) if memory is None else FastMemory.from_matrix(memory)
+    return EAGER[form](drive, hidden, given, slow, rule, lengths)[0]
+
+
+def _forward(
+    drive, hidden, memory, weight_hh, norm_weight, norm_bias, read_gain, lengths, form, rule, save
+):
+    slow = SlowWeights(weight_hh, norm_weight, norm_bias, read_gain)
+    if form in FUSED:
+        return FUSED[form].forward(drive, hidden, memory, slow, rule, lengths, save)
+    states = _eager(form, drive, hidden, memory, slow, rule, lengths)
+    return states, torch.cat([hidden.unsqueeze(0), states]), hidden.new_empty(0)
+
+
+def _forward_fake(
+    drive, hidden, memory, weight_hh, norm_weight, norm_bias, read_gain, lengths, form, rule, save
+):
+    steps, batch, units = drive.shape
+    saved = 0
+    if save and form in FUSED:
+        learned = norm_weight is not None, read_gain is not None
+        saved = FUSED[form].saved_size(steps, batch, units, hidden.dtype, *learned, rule)
+    return (
+        hidden.new_empty(steps, batch, units),
+        hidden.new_empty(steps + 1, batch, units),
+        hidden.new_empty(saved),
+    )
+
+
+def _backward(
+    saved, trail, grad_states, drive, memory, weight_hh, norm_weight, norm_bias, read_gain,
+    lengths, form, rule,
+) -> list[Tensor]:  # fmt: skip
+    """The gradients of drive, hidden, memory and slow weights; for what is None there is none."""
+    slow = SlowWeights(weight_hh, norm_weight, norm_bias, read_gain)
+    if form in EAGER:
+        inputs = [drive, trail[0], memory, *slow]
+        grads = _eager_gradients(form, grad_states, inputs, rule, lengths)
+        return [grad.contiguous() for grad in grads if grad is not None]
+    implementation = FUSED[form]
+    if saved.shape[0] == 0:  # the forward pass did not know of this one
+        *_, saved = implementation.forward(drive, trail[0], memory, slow, rule, lengths, True)
+    grad_drive, grad_hidden, grad_memory, *grad_gains = implementation.backward(
+        saved, trail, grad_states, drive, memory, slow, rule, lengths
+    )
+    units = drive.shape[-1]
+    grad_weight = grad_drive.view(-1, units).t() @ trail[:-1].view(-1, units)
+    grads = grad_drive, grad_hidden, grad_memory, grad_weight, *grad_gains
+    return [grad for grad in grads if grad is not None]
+
+
+def _backward_fake(
+    saved, trail, grad_states, drive, memory, weight_hh, norm_weight, norm_bias, read_gain,
+    lengths, form, rule,
+) -> list[Tensor]:  # fmt: skip
+    inputs = drive, trail[0], memory, weight_hh, norm_weight, norm_bias, read_gain
+    return [x.new_empty(x.shape) for x in inputs if x is not None]
+
+
+def _states(form, inputs, places, rule, lengths):
+    """The states as a function of the inputs at these places, None left out, and those inputs."""
+
+    def call(*values: Tensor) -> Tensor:
+        filled = list(inputs)
+        for place, value in zip(places, values, strict=True):
+            filled[place] = value
+        drive, hidden, memory, *slow = filled
+        return _eager(form, drive, hidden, memory, SlowWeights(*slow), rule, lengths)
+
+    return call, tuple(inputs[place] for place in places)
+
+
+def _eager_gradients(form, grad_states, inputs, rule, lengths) -> list[Tensor | None]:
+    """The gradients by way of an eager form; those can be differentiated again."""
+    places = [k for k, x in enumerate(inputs) if x is not None]
+    call, values = _states(form, inputs, places, rule, lengths)
+    _, pull_back = torch.func.vjp(call, *values)
+    found = iter(pull_back(grad_states))
+    return [None if x is None else next(found) for x in inputs]
+
+
+def _forward_of(*arguments):
+    return _forward(*arguments)
+
+
+# PyTorch asks for it at every call, and would make it anew.
+_forward_of.__signature__ = inspect.signature(_forward_of)  # type: ignore[attr-defined]
+
+
+class _Recurrence(torch.autograd.Function):
+    """The operator, with a ``Rule`` in the place of its parts."""
+
+    forward = staticmethod(_forward_of)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.form, ctx.rule, _ = inputs
+        _, trail, saved = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(saved)
+        ctx.save_for_backward(*tensors, trail, saved)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx, grad_states, grad_trail, _):
+        *inputs, lengths, trail, saved = ctx.saved_tensors
+        if grad_trail is not None:
+            later = grad_trail[1:]
+            grad_states = later if grad_states is None else grad_states + later
+        if grad_states is None:
+            return (None,) * 11
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            grads = _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
+        else:
+            drive, _, memory, *slow = inputs
+            arguments = saved, trail, grad_states, drive, memory, *slow, lengths, ctx.form
+            if _is_observed(grad_states):
+                found = torch.ops.fwrnn.recurrence_backward(*arguments, *_constants(ctx.rule))
+            else:
+                found = _backward(*arguments, ctx.rule)
+            found = iter(found)
+            grads = [None if x is None else next(found) for x in inputs]
+        if grad_trail is not None and grads[1] is not None:
+            grads[1] = grads[1] + grad_trail[0]
+        return *grads, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        """Forward-mode derivatives, by way of the attention form."""
+        *inputs, lengths = ctx.saved_tensors
+        places = [k for k, tangent in enumerate(tangents[:7]) if tangent is not None]
+        call, values = _states("attention", inputs, places, ctx.rule, lengths)
+        _, states = torch.func.jvp(call, values, tuple(tangents[k] for k in places))
+        first = tangents[1] if tangents[1] is not None else torch.zeros_like(states[0])
+        return states, torch.cat([first.unsqueeze(0), states]), None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _batch(_Recurrence.apply, info, in_dims, *arguments)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, form = inputs[:9]
+    ctx.count = len(inputs)
+    _Recurrence.setup_context(ctx, (*tensors, form, Rule(*inputs[9:15]), None), output)
+
+
+def _differentiate(ctx, *grads):
+    found = _Recurrence.backward(ctx, *grads)
+    return *found[:7], *(None,) * (ctx.count - 7)
+
+
+def _batch(function, info, in_dims, *arguments):
+    """The batching rule: one call for each slice."""
+    calls = []
+    for k in range(info.batch_size):
+        slices = [
+            argument if dim is None else argument.select(dim, k)
+            for argument, dim in zip(arguments, in_dims, strict=True)
+        ]
+        calls.append(function(*slices))
+    outputs = type(calls[0])(torch.stack(parts) for parts in zip(*calls, strict=True))
+    return outputs, type(outputs)(0 for _ in outputs)
+
+
+def _with_rule(function, at):
+    """``function``, which takes a ``Rule``, as the operator's schema has it, in six parts."""
+
+    def call(*arguments):
+        rule = Rule(*arguments[at : at + 6])
+        return function(*arguments[:at], rule, *arguments[at + 6 :])
+
+    return call
+
+
+for _name, _implementation, _fake, _at in (
+    ("recurrence", _forward, _forward_fake, 9),
+    ("recurrence_backward", _backward, _backward_fake, 11),
+):
+    _operator = getattr(torch.ops.fwrnn, _name)
+    _library.impl(_name, _with_rule(_implementation, _at), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fwrnn::{_name}", _with_rule(_fake, _at), lib=_library)
+    torch.library.register_vmap(f"fwrnn::{_name}", partial(_batch, _operator), lib=_library)
+torch.library.register_autograd(
+    "fwrnn::recurrence", _differentiate, setup_context=_setup_context, lib=_library
+)

@@ -1,0 +1,45 @@
+"""The recurrence as one ``scan`` over time, for programs that are exported to run elsewhere."""
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.scan import scan  # the only private name; PyTorch has no public one
+
+from fwrnn.layers import equations
+from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.memory import FastMemory
+
+
+def recurrence(
+    drive: Tensor,
+    hidden: Tensor,
+    memory: FastMemory | None,
+    slow: SlowWeights,
+    rule: Rule,
+    lengths: Tensor | None,
+) -> tuple[Tensor, FastMemory]:
+    """The matrix form with T left open. Takes and returns what ``kernels.recurrence`` documents.
+
+    Exported programs are for inference: no gradients come out of them, as PyTorch exports those of
+    a scan neither to its own programs nor to ONNX (2.13).
+    """
+
+    def step(carry, here):
+        hidden, A = carry
+        drive, running = here
+        bracket = equations.sustained_input(drive, hidden, slow).where(running, 0)
+        new, _ = equations.inner_loop(
+            bracket, hidden, lambda query: equations.read(A, query), slow, rule
+        )
+        hidden = new.to(hidden.dtype).where(running, hidden)
+        A = equations.write(A, hidden, rule).where(running.unsqueeze(-1), A)
+        return (hidden, A), hidden.clone()
+
+    times = torch.arange(drive.shape[0], device=drive.device).unsqueeze(-1)
+    ends = drive.shape[0] if lengths is None else lengths
+    running = (times < ends).expand(drive.shape[:2]).unsqueeze(-1)
+    given = FastMemory.empty(hidden) if memory is None else memory
+    slow = SlowWeights(*(None if part is None else part.detach() for part in slow))
+    # Copies, as a scan takes no views of one another, and detached from whatever has a gradient.
+    start = hidden.detach().clone(), given.matrix().detach().clone()
+    (_, A), states = scan(step, start, (drive.detach().clone(), running.clone()))
+    return states, FastMemory.from_matrix(A)

@@ -1,0 +1,137 @@
+"""The fast memory and the state that layers hand from one call to the next, as plain data.
+
+Both are named tuples of tensors, so whatever PyTorch does to tuples of tensors it does to them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fwrnn.layers import equations
+from fwrnn.layers.equations import Rule
+
+
+class FastMemory(NamedTuple):
+    """The fast weights A as what was written into them, which is less than A while it is little:
+
+        A = fade · folded + Σ_n strengths_n written_n written_nᵀ                    (equation 3)
+
+    ``written`` (…, B, N, H) holds N states h, ``strengths`` (…, B, N) what is left of each, η λ^age
+    (0 for what a sequence does not have), ``folded`` (…, B, H, H) an earlier A, or (…, B, 0, 0)
+    when there was none, and ``fade`` (…, B) what is left of that. A layer's memory has a leading
+    dimension of num_layers (times two when bidirectional), a cell's has none; unbatched ones lack
+    B. ``matrix()`` is A itself.
+    """
+
+    written: Tensor
+    strengths: Tensor
+    folded: Tensor
+    fade: Tensor
+
+    @staticmethod
+    def empty(hidden: Tensor) -> "FastMemory":
+        """A = 0, for hidden states (…, B, H)."""
+        batch, units = hidden.shape[:-1], hidden.shape[-1]
+        return FastMemory(
+            hidden.new_empty(*batch, 0, units),
+            hidden.new_empty(*batch, 0),
+            hidden.new_empty(*batch, 0, 0),
+            hidden.new_ones(batch),
+        )
+
+    @staticmethod
+    def from_matrix(matrix: Tensor) -> "FastMemory":
+        """The memory that is this ``matrix``, (…, B, H, H)."""
+        *batch, units, _ = matrix.shape
+        return FastMemory(
+            matrix.new_empty(*batch, 0, units),
+            matrix.new_empty(*batch, 0),
+            matrix,
+            matrix.new_ones(batch),
+        )
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether some of it is a matrix."""
+        return self.folded.shape[-1] > 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written, so that A = 0."""
+        return not self.is_folded and self.written.shape[-2] == 0
+
+    def matrix(self) -> Tensor:
+        """A, (…, B, H, H): H times as many numbers as there are units."""
+        faded = self.fade[..., None, None] * self.folded
+        if self.written.shape[-2] == 0:
+            units = self.written.shape[-1]
+            return faded if self.is_folded else faded.new_zeros(*self.fade.shape, units, units)
+        weighted = self.written * self.strengths.unsqueeze(-1)
+        total = (weighted.transpose(-1, -2) @ self.written).to(self.written.dtype)
+        return total + faded if self.is_folded else total
+
+    def read(self, query: Tensor) -> Tensor:
+        """A q for queries (…, B, H), equation 4: attention over what was written."""
+        found = torch.zeros_like(query)
+        if self.written.shape[-2]:
+            found = equations.attend(self.written, self.strengths, query)
+        if self.is_folded:
+            found = found + self.fade.unsqueeze(-1) * equations.read(self.folded, query)
+        return found
+
+    def write(self, hidden: Tensor, rule: Rule, running: Tensor | None = None) -> "FastMemory":
+        """Equation 1: h (…, B, H) is added, and the rest fades by λ.
+
+        Nothing happens to sequences for which ``running`` (…, B), a mask, is False.
+        """
+        strength = torch.full_like(self.fade, rule.fast_lr)
+        strengths, fade = rule.decay * self.strengths, rule.decay * self.fade
+        if running is not None:
+            strength = strength * running
+            strengths = strengths.where(running.unsqueeze(-1), self.strengths)
+            fade = fade.where(running, self.fade)
+        return FastMemory(
+            torch.cat([self.written, hidden.unsqueeze(-2)], -2),
+            torch.cat([strengths, strength.unsqueeze(-1)], -1),
+            self.folded,
+            fade,
+        )
+
+
+class FastWeightsState(NamedTuple):
+    """Everything a fast-weights layer remembers of the past: unpack it as ``hidden, memory``.
+
+    ``hidden`` (…, B, H) is h(t) and ``memory`` the ``FastMemory`` A(t), after h(t) was written;
+    ``memory.matrix()`` is A as a tensor. In every tensor of it the sequences of a batch lie along
+    the dimension along which they lie in ``hidden``.
+    """
+
+    hidden: Tensor
+    memory: FastMemory
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "FastWeightsState":
+        """The state of what ``function`` makes of each tensor."""
+        return FastWeightsState(function(self.hidden), FastMemory(*map(function, self.memory)))
+
+    def detach(self) -> "FastWeightsState":
+        """The same numbers, cut from the graph: for truncated backpropagation."""
+        return self.map(Tensor.detach)
+
+    def to(self, *args, **kwargs) -> "FastWeightsState":
+        """All tensors moved or converted, with the arguments of ``Tensor.to``."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def clone(self) -> "FastWeightsState":
+        """A copy of all tensors."""
+        return self.map(Tensor.clone)
+
+    def index_batch(self, index) -> "FastWeightsState":
+        """The state of some sequences: ``index`` is an int, slice, list, index or mask tensor."""
+        dimension = self.memory.fade.dim() - 1
+        return self.map(lambda tensor: tensor[(slice(None),) * dimension + (index,)])
+
+
+# A state saved by torch.save can then be loaded by torch.load, which trusts only what it knows.
+torch.serialization.add_safe_globals([FastMemory, FastWeightsState])
