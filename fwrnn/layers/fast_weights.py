@@ -364,6 +364,7 @@ class FastWeightsRNN(_FastWeightsModule):
                 )
         self.reset_parameters()
 
+    weight_hh_l0: Tensor
     num_layers = _fixed("num_layers")
     bidirectional = _fixed("bidirectional")
 
@@ -575,6 +576,8 @@ class FastWeightsRNNCell(_FastWeightsModule):
         ValueError: an argument out of range, or an input or state of a wrong shape, device or
             dtype.
     """
+
+    weight_hh: Tensor
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ import warnings
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def saved_size(
     rows = -(-batch // lanes) * steps  # one vector per block and step
     reads, row = rows * rule.inner_steps, units * lanes
     # Where the sequence is not cut, that is up to ``uncut_steps``, there are no borders.
-    cut = torch.sym_min(1, torch.sym_max(0, steps - uncut_steps(units)))
+    cut = cast(int, torch.sym_min(1, torch.sym_max(0, steps - uncut_steps(units))))
     borders = -(-batch // lanes) * ((steps - 1) // cut_length(units)) * cut
     return rows * row + reads * (row + row * read_gain + lanes * layer_norm) + borders * units * row
 
@@ -116,17 +117,19 @@ def backward(
     grad_drive = _empty((steps, batch, units), trail.dtype)
     grad_hidden = torch.empty_like(trail[0])
     grad_memory = None if memory is None else _empty((batch, units, units), trail.dtype)
-    learned = slow[1:]
-    grad_gains = None  # a row for each block after that of their sum
-    if any(gain is not None for gain in learned):
-        grad_gains = trail.new_empty(1 + plan.blocks, len(learned), units)
+    _, *learned = slow
+    rows = 1 + plan.blocks if any(gain is not None for gain in learned) else 0
+    grad_gains = trail.new_empty(rows, len(learned), units)  # those of blocks after their sum
     inputs = (
         None, plan.by_lane(lengths), *_contiguous(memory, *slow), None, trail, saved.contiguous()
     )  # fmt: skip
-    plan.run(1, True, inputs, (grad_states, grad_drive, grad_hidden, grad_memory, grad_gains))
+    grads = grad_states, grad_drive, grad_hidden, grad_memory, grad_gains if rows else None
+    plan.run(1, True, inputs, grads)
     # Copies: what an operator returns shares no storage.
-    gains = (None if gain is None else grad_gains[0, k].clone() for k, gain in enumerate(learned))
-    return grad_drive, grad_hidden, grad_memory, *gains
+    gain, shift, read = (
+        None if weight is None else grad_gains[0, k].clone() for k, weight in enumerate(learned)
+    )
+    return grad_drive, grad_hidden, grad_memory, gain, shift, read
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -261,7 +264,7 @@ def _available(dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def _loops(dtype: torch.dtype):
+def _loops(dtype: torch.dtype) -> Any:
     """The two compiled loops for one type of number, or None where they cannot be had."""
     if find_spec("numba") is None:
         return None

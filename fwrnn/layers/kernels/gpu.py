@@ -21,6 +21,9 @@ to 9.0, but not yet run on a GPU. Without one the tests use the interpreter, whi
 ``TRITON_INTERPRET=1`` turns on.
 """
 
+# pyright: reportCallIssue=false
+# (a launch in Triton takes its arguments and, besides, options of the compiler)
+
 import os
 from functools import lru_cache
 from importlib.util import find_spec
@@ -215,8 +218,10 @@ def backward(
             **_plan(size, states.dtype),
         )
     grad_memory = None if memory is None else _grad_memory(grad_reads, queries, rule)
-    grad_slow = [rows.sum(0) if use else None for use, rows in zip(used, grad_gains, strict=True)]
-    return grad_drive, grad_hidden, grad_memory, *grad_slow
+    gain, shift, read = (
+        rows.sum(0) if use else None for use, rows in zip(used, grad_gains, strict=True)
+    )
+    return grad_drive, grad_hidden, grad_memory, gain, shift, read
 
 
 def _grad_memory(grad_reads: Tensor, queries: Tensor, rule: Rule) -> Tensor:

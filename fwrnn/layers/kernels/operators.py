@@ -18,6 +18,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
 from fwrnn.layers.equations import Rule, SlowWeights
 from fwrnn.layers.kernels import cpu, eager, gpu
@@ -62,7 +63,7 @@ def recurrence(
     inputs = drive.to(hidden.dtype), hidden, memory, *slow, lengths
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     if _is_observed(drive):
-        save = save and not torch.jit.is_tracing()  # which runs twice, once without gradients
+        save = save and not is_tracing()  # which runs twice, once without gradients
         states, trail, _ = torch.ops.fwrnn.recurrence(*inputs, form, *_constants(rule), save)
     else:
         states, trail, _ = _Recurrence.apply(*inputs, form, rule, save)
@@ -71,7 +72,7 @@ def recurrence(
 
 def _is_observed(drive: Tensor) -> bool:
     """Whether somebody records operators, or gives something else in the place of tensors."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(drive) is not Tensor:
+    if torch.compiler.is_compiling() or is_tracing() or type(drive) is not Tensor:
         return True
     tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
     return tracer is not None and tracer.get_proxy_mode() is not None
@@ -161,7 +162,7 @@ def _eager_gradients(form, grad_states, inputs, rule, lengths) -> list[Tensor | 
     """The gradients by way of an eager form; those can be differentiated again."""
     places = [k for k, x in enumerate(inputs) if x is not None]
     call, values = _states(form, inputs, places, rule, lengths)
-    _, pull_back = torch.func.vjp(call, *values)
+    pull_back = torch.func.vjp(call, *values)[1]
     found = iter(pull_back(grad_states))
     return [None if x is None else next(found) for x in inputs]
 
@@ -200,11 +201,13 @@ class _Recurrence(torch.autograd.Function):
             grads = _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
         else:
             drive, _, memory, *slow = inputs
-            arguments = saved, trail, grad_states, drive, memory, *slow, lengths, ctx.form
+            slow = SlowWeights(*slow)
+            tensors = saved, trail, grad_states, drive, memory, *slow, lengths
             if _is_observed(grad_states):
-                found = torch.ops.fwrnn.recurrence_backward(*arguments, *_constants(ctx.rule))
+                constants = _constants(ctx.rule)
+                found = torch.ops.fwrnn.recurrence_backward(*tensors, ctx.form, *constants)
             else:
-                found = _backward(*arguments, ctx.rule)
+                found = _backward(*tensors, ctx.form, ctx.rule)
             found = iter(found)
             grads = [None if x is None else next(found) for x in inputs]
         if grad_trail is not None and grads[1] is not None:
@@ -217,7 +220,7 @@ class _Recurrence(torch.autograd.Function):
         *inputs, lengths = ctx.saved_tensors
         places = [k for k, tangent in enumerate(tangents[:7]) if tangent is not None]
         call, values = _states("attention", inputs, places, ctx.rule, lengths)
-        _, states = torch.func.jvp(call, values, tuple(tangents[k] for k in places))
+        states = torch.func.jvp(call, values, tuple(tangents[k] for k in places))[1]
         first = tangents[1] if tangents[1] is not None else torch.zeros_like(states[0])
         return states, torch.cat([first.unsqueeze(0), states]), None
 

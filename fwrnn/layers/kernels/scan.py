@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan  # the only private name; PyTorch has no public one
 
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
@@ -23,6 +22,9 @@ def recurrence(
     a scan neither to its own programs nor to ONNX (2.13).
     """
 
+    # The one private name in this package, as there is no public one up to 2.15: hence its place.
+    from torch._higher_order_ops.scan import scan
+
     def step(carry, here):
         hidden, A = carry
         drive, running = here
@@ -38,7 +40,9 @@ def recurrence(
     ends = drive.shape[0] if lengths is None else lengths
     running = (times < ends).expand(drive.shape[:2]).unsqueeze(-1)
     given = FastMemory.empty(hidden) if memory is None else memory
-    slow = SlowWeights(*(None if part is None else part.detach() for part in slow))
+    weight_hh, *others = slow
+    others = (None if part is None else part.detach() for part in others)
+    slow = SlowWeights(weight_hh.detach(), *others)
     # Copies, as a scan takes no views of one another, and detached from whatever has a gradient.
     start = hidden.detach().clone(), given.matrix().detach().clone()
     (_, A), states = scan(step, start, (drive.detach().clone(), running.clone()))
