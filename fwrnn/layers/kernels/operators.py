@@ -91,22 +91,27 @@ def _eager(form, drive, hidden, memory, slow, rule, lengths) -> Tensor:
 
 
 def _forward(
-    drive, hidden, memory, weight_hh, norm_weight, norm_bias, read_gain, lengths, form, rule, save
-):
-    slow = SlowWeights(weight_hh, norm_weight, norm_bias, read_gain)
+    drive: Tensor,
+    hidden: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    lengths: Tensor | None,
+    form: str,
+    rule: Rule,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The states, the trail, and what the backward pass needs besides, in one dimension."""
     if form in FUSED:
         return FUSED[form].forward(drive, hidden, memory, slow, rule, lengths, save)
     states = _eager(form, drive, hidden, memory, slow, rule, lengths)
     return states, torch.cat([hidden.unsqueeze(0), states]), hidden.new_empty(0)
 
 
-def _forward_fake(
-    drive, hidden, memory, weight_hh, norm_weight, norm_bias, read_gain, lengths, form, rule, save
-):
+def _forward_fake(drive, hidden, memory, slow, lengths, form, rule, save):
     steps, batch, units = drive.shape
     saved = 0
     if save and form in FUSED:
-        learned = norm_weight is not None, read_gain is not None
+        learned = slow.norm_weight is not None, slow.read_gain is not None
         saved = FUSED[form].saved_size(steps, batch, units, hidden.dtype, *learned, rule)
     return (
         hidden.new_empty(steps, batch, units),
@@ -116,11 +121,17 @@ def _forward_fake(
 
 
 def _backward(
-    saved, trail, grad_states, drive, memory, weight_hh, norm_weight, norm_bias, read_gain,
-    lengths, form, rule,
-) -> list[Tensor]:  # fmt: skip
+    saved: Tensor,
+    trail: Tensor,
+    grad_states: Tensor,
+    drive: Tensor,
+    memory: Tensor | None,
+    slow: SlowWeights,
+    lengths: Tensor | None,
+    form: str,
+    rule: Rule,
+) -> list[Tensor]:
     """The gradients of drive, hidden, memory and slow weights; for what is None there is none."""
-    slow = SlowWeights(weight_hh, norm_weight, norm_bias, read_gain)
     if form in EAGER:
         inputs = [drive, trail[0], memory, *slow]
         grads = _eager_gradients(form, grad_states, inputs, rule, lengths)
@@ -137,11 +148,8 @@ def _backward(
     return [grad for grad in grads if grad is not None]
 
 
-def _backward_fake(
-    saved, trail, grad_states, drive, memory, weight_hh, norm_weight, norm_bias, read_gain,
-    lengths, form, rule,
-) -> list[Tensor]:  # fmt: skip
-    inputs = drive, trail[0], memory, weight_hh, norm_weight, norm_bias, read_gain
+def _backward_fake(saved, trail, grad_states, drive, memory, slow, lengths, form, rule):
+    inputs = drive, trail[0], memory, *slow
     return [x.new_empty(x.shape) for x in inputs if x is not None]
 
 
@@ -167,18 +175,19 @@ def _eager_gradients(form, grad_states, inputs, rule, lengths) -> list[Tensor | 
     return [None if x is None else next(found) for x in inputs]
 
 
-def _forward_of(*arguments):
-    return _forward(*arguments)
+def _forward_flat(*arguments):
+    drive, hidden, memory, *slow, lengths, form, rule, save = arguments
+    return _forward(drive, hidden, memory, SlowWeights(*slow), lengths, form, rule, save)
 
 
 # PyTorch asks for it at every call, and would make it anew.
-_forward_of.__signature__ = inspect.signature(_forward_of)  # type: ignore[attr-defined]
+_forward_flat.__signature__ = inspect.signature(_forward_flat)
 
 
 class _Recurrence(torch.autograd.Function):
     """The operator, with a ``Rule`` in the place of its parts."""
 
-    forward = staticmethod(_forward_of)
+    forward = staticmethod(_forward_flat)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -201,13 +210,12 @@ class _Recurrence(torch.autograd.Function):
             grads = _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
         else:
             drive, _, memory, *slow = inputs
-            slow = SlowWeights(*slow)
-            tensors = saved, trail, grad_states, drive, memory, *slow, lengths
+            known = saved, trail, grad_states, drive, memory
             if _is_observed(grad_states):
-                constants = _constants(ctx.rule)
-                found = torch.ops.fwrnn.recurrence_backward(*tensors, ctx.form, *constants)
+                operator = torch.ops.fwrnn.recurrence_backward
+                found = operator(*known, *slow, lengths, ctx.form, *_constants(ctx.rule))
             else:
-                found = _backward(*tensors, ctx.form, ctx.rule)
+                found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
             found = iter(found)
             grads = [None if x is None else next(found) for x in inputs]
         if grad_trail is not None and grads[1] is not None:
@@ -253,23 +261,24 @@ def _batch(function, info, in_dims, *arguments):
     return outputs, type(outputs)(0 for _ in outputs)
 
 
-def _with_rule(function, at):
-    """``function``, which takes a ``Rule``, as the operator's schema has it, in six parts."""
+def _in_parts(function, at):
+    """``function`` with its slow weights, from place ``at`` on, and its rule in parts."""
 
     def call(*arguments):
-        rule = Rule(*arguments[at : at + 6])
-        return function(*arguments[:at], rule, *arguments[at + 6 :])
+        slow, (lengths, form) = SlowWeights(*arguments[at : at + 4]), arguments[at + 4 : at + 6]
+        rule, rest = Rule(*arguments[at + 6 : at + 12]), arguments[at + 12 :]
+        return function(*arguments[:at], slow, lengths, form, rule, *rest)
 
     return call
 
 
 for _name, _implementation, _fake, _at in (
-    ("recurrence", _forward, _forward_fake, 9),
-    ("recurrence_backward", _backward, _backward_fake, 11),
+    ("recurrence", _forward, _forward_fake, 3),
+    ("recurrence_backward", _backward, _backward_fake, 5),
 ):
     _operator = getattr(torch.ops.fwrnn, _name)
-    _library.impl(_name, _with_rule(_implementation, _at), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fwrnn::{_name}", _with_rule(_fake, _at), lib=_library)
+    _library.impl(_name, _in_parts(_implementation, _at), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fwrnn::{_name}", _in_parts(_fake, _at), lib=_library)
     torch.library.register_vmap(f"fwrnn::{_name}", partial(_batch, _operator), lib=_library)
 torch.library.register_autograd(
     "fwrnn::recurrence", _differentiate, setup_context=_setup_context, lib=_library
