@@ -77,10 +77,10 @@ class ModelConfig:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if name.endswith("_size") and value is not None:
-                _at_least(1, name, value)
             if name.endswith("dropout") and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}; 0 turns it off")
+            if name.endswith("_size") and value is not None:
+                _at_least(1, name, value)
 
 
 @dataclass(kw_only=True)

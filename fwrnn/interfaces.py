@@ -8,6 +8,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
+    from typing_extensions import TypeIs
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Examples(NamedTuple):
     inputs: Tensor
     targets: Tensor
 
-    def to(self, device: torch.device) -> "Examples":
+    def to(self, device: torch.device | str) -> "Examples":
         return Examples(self.inputs.to(device), self.targets.to(device))
 
 
@@ -66,6 +67,12 @@ class SupervisedTask(Protocol):
     held_out: bool
 
     def split(self, name: str, epoch: int = 0) -> Examples: ...
+
+
+class SymbolTask(SupervisedTask, Protocol):
+    """A supervised task of symbols; ``decode`` writes a sequence of them, (T), as text."""
+
+    def decode(self, sequence: Tensor) -> str: ...
 
 
 class GameTask(Protocol):
@@ -86,3 +93,13 @@ class GameTask(Protocol):
 
 
 Task = SupervisedTask | GameTask
+
+
+def is_game(task: Task) -> "TypeIs[GameTask]":
+    """Whether the task is played; others have examples."""
+    return isinstance(task.spec.inputs, Screens)
+
+
+def has_symbols(task: Task) -> "TypeIs[SymbolTask]":
+    """Whether the task has examples that are sequences of symbols."""
+    return isinstance(task.spec.inputs, Symbols)

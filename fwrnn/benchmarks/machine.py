@@ -97,6 +97,7 @@ def measure_peak(run: Callable[[], object], device: torch.device) -> Peak | None
     before = _kilobytes(_SELF / "status", "VmRSS")
     run()
     highest = _kilobytes(_SELF / "status", "VmHWM")
+    assert before is not None and highest is not None  # the mark was there when it was reset
     return Peak(max(0, highest - before), highest)
 
 

@@ -249,8 +249,10 @@ def in_turn(
 
 def typical_peak(run: Callable[[], object], timing: Timing, device: torch.device) -> Peak | None:
     """The median of three measurements, as an allocator's holes vary; one alone of a slow step."""
-    peaks = [measure_peak(run, device) for _ in range(3 if timing.ms < 1000 else 1)]
-    return None if None in peaks else sorted(peaks)[len(peaks) // 2]
+    count = 3 if timing.ms < 1000 else 1
+    peaks = [measure_peak(run, device) for _ in range(count)]
+    known = sorted(peak for peak in peaks if peak is not None)
+    return known[count // 2] if len(known) == count else None
 
 
 def compare(timings: dict[str, Timing], baseline: str) -> dict[str, dict]:
@@ -340,7 +342,9 @@ def measure_share(plan: Plan, device: torch.device, progress: Progress) -> list[
         progress(f"share of the machine, T={size.steps}, H={size.units}")
         x = torch.randn(size.steps, size.batch, size.inputs, device=device, requires_grad=True)
         names = ("auto", BASELINE)
-        runs = {name: partial(training_step, build(name, size, device), x) for name in names}
+        runs: dict[str, Callable[[], object]] = {
+            name: partial(training_step, build(name, size, device), x) for name in names
+        }
         runs["product"] = partial(torch.mm, a, b, out=product)
         for run in runs.values():
             run()

@@ -1,6 +1,7 @@
 """A task, a model and a device from a configuration; what every command starts with."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from fwrnn.commands.composition import read_config
 from fwrnn.config import Config
 from fwrnn.errors import UserError
-from fwrnn.interfaces import Screens, Task
+from fwrnn.interfaces import Task, is_game
 from fwrnn.models import Network, build_model
 from fwrnn.tasks import build_task
 from fwrnn.training.a3c import A3CTrainer
@@ -18,7 +19,7 @@ from fwrnn.training.loop import Trainer
 from fwrnn.training.run_folder import RunFolder
 from fwrnn.training.supervised import SupervisedTrainer
 
-TRAINERS: dict[str, type[Trainer]] = {
+TRAINERS: dict[str, Callable[..., Trainer]] = {
     "supervised": SupervisedTrainer,
     "a2c": A2CTrainer,
     "a3c": A3CTrainer,
@@ -70,7 +71,7 @@ def build_trainer(
     Raises:
         UserError: it is not for this kind of task, or does not take one of its settings.
     """
-    name, played = config.trainer.name, isinstance(task.spec.inputs, Screens)
+    name, played = config.trainer.name, is_game(task)
     if played != (name != "supervised"):
         fitting = "a2c or a3c" if played else "supervised"
         raise UserError(

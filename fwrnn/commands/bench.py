@@ -192,11 +192,13 @@ def trainer_of(model: str, device, seed: int, overrides: tuple):
     """
     from fwrnn.commands.assembly import assemble
     from fwrnn.commands.composition import compose_config
+    from fwrnn.interfaces import is_game
     from fwrnn.training.run_folder import RunFolder
     from fwrnn.training.supervised import SupervisedTrainer
 
     choices = (f"model={model}", "task=assoc_retrieval", f"device={device}", f"seed={seed}")
     config, task, network, where = assemble(compose_config(*choices, *overrides))
+    assert not is_game(task)  # it is the one chosen above
     nowhere = RunFolder(os.devnull)  # nothing is saved
     return SupervisedTrainer(network, task, config.trainer, seed, where, nowhere), config
 

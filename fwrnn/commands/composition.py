@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -72,6 +72,7 @@ def default_help() -> str:
         parts.append(f"  {group}: {', '.join(options)}")
     parts.append("\nChange any key with KEY=VALUE; several values with -m (a sweep). By default:\n")
     defaults = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml").defaults)
+    assert isinstance(defaults, list)
     chosen = {k: v for entry in defaults if isinstance(entry, dict) for k, v in entry.items()}
     for group in SCHEMAS:
         option = chosen[group]
@@ -108,6 +109,7 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
         folder = Path(os.path.relpath(now.runtime.output_dir))
         try:
             overrides = OmegaConf.to_container(now.overrides.task)  # as written
+            assert isinstance(overrides, list)
             return job(config, folder, overrides)
         except Exception as error:
             if now.mode == RunMode.MULTIRUN:
@@ -170,7 +172,7 @@ def _checked(argv: list[str]) -> list[str]:
     return options + overrides
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     raise UserError(
         f"{message}; settings are written KEY=VALUE, without dashes; see fwrnn train --help"
     )
@@ -229,6 +231,7 @@ def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(SCHEMAS
         plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0][:200]}") from error
+    assert isinstance(plain, dict)
     for key in ("resume", "experiment", "trial"):
         plain.pop(key, None)
     for group in SCHEMAS:

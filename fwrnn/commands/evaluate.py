@@ -71,11 +71,11 @@ def evaluate_run(
         UserError: no such run, a broken checkpoint, or a file that cannot be read.
     """
     from fwrnn.commands.assembly import load_run
-    from fwrnn.interfaces import Screens
+    from fwrnn.interfaces import is_game
     from fwrnn.training.run_folder import RunFolder
 
     (config, task, model, where), update = load_run(run, device, data_dir)
-    played = isinstance(task.spec.inputs, Screens)
+    played = is_game(task)
     if played and data is not None:
         raise UserError(f"--data is for examples; {config.task.name} is played")
     if not played and games is not None:

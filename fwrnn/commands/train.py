@@ -76,7 +76,9 @@ def resumed_config(folder: Path, overrides: list[str]) -> Config:
                 f"resume goes on with a run as it was configured; '{override}' cannot change, "
                 "only keys of the trainer, device and threads can"
             )
-    return read_config(OmegaConf.merge(saved, OmegaConf.from_dotlist(changes)))
+    merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
+    assert isinstance(merged, DictConfig)  # as the saved one is
+    return read_config(merged)
 
 
 def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
@@ -125,6 +127,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 
         reason = trainer.fit(stop, tracker, on_validation=show)
         if reason == "interrupted":
+            assert stop.signal is not None  # nothing else interrupts
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "
                 f"go on with: fwrnn train resume={folder}",

@@ -3,7 +3,7 @@
 A model = one function in ``cores``, one YAML in ``conf/model``, one line in ``CORES``.
 """
 
-from fwrnn.config import ConvNetConfig, ModelConfig
+from fwrnn.config import ConvNetConfig, RecurrentConfig
 from fwrnn.interfaces import Screens, TaskSpec
 from fwrnn.models.actor_critic import ActorCritic
 from fwrnn.models.classifiers import Classifier, GlimpseConvNet, SequenceClassifier
@@ -12,7 +12,7 @@ from fwrnn.models.network import Network
 __all__ = ["ActorCritic", "Classifier", "Network", "build_model"]
 
 
-def build_model(config: ModelConfig, spec: TaskSpec) -> Network:
+def build_model(config: RecurrentConfig | ConvNetConfig, spec: TaskSpec) -> Network:
     """The network that a configuration describes, for a task's inputs and classes or actions.
 
     Raises:

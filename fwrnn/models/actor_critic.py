@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fwrnn.config import RecurrentConfig
+from fwrnn.config import ConvNetConfig, RecurrentConfig
 from fwrnn.interfaces import TaskSpec
 from fwrnn.layers.initialization import linear
 from fwrnn.models.cores import CORES, state_size
-from fwrnn.models.encoders import ScreenEncoder
+from fwrnn.models.encoders import build_encoder
 from fwrnn.models.network import Network
 
 
@@ -33,7 +33,7 @@ class ActorCritic(Network):
     far outside of what a game can bring.
     """
 
-    def __init__(self, spec: TaskSpec, config: RecurrentConfig):
+    def __init__(self, spec: TaskSpec, config: RecurrentConfig | ConvNetConfig):
         if not isinstance(config, RecurrentConfig) or config.core == "multilevel":
             raise ValueError(
                 f"name: '{config.name}' cannot play: it looks at images in glimpses; choose "
@@ -46,7 +46,7 @@ class ActorCritic(Network):
                     "see the policy that played"
                 )
         super().__init__()
-        self.encoder = ScreenEncoder(spec.inputs, config)
+        self.encoder = build_encoder(spec.inputs, config)
         self.core = CORES[config.core](config, config.encoding_size)
         self.state_size = state_size(self.core, config.encoding_size, 1)
         width = config.head_size or config.hidden_size

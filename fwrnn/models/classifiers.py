@@ -7,7 +7,7 @@ from fwrnn.interfaces import Images, TaskSpec
 from fwrnn.layers.initialization import linear
 from fwrnn.models import glimpses
 from fwrnn.models.cores import CORES, state_size
-from fwrnn.models.encoders import GlimpseEncoder, SymbolEncoder
+from fwrnn.models.encoders import build_encoder
 from fwrnn.models.network import Network
 
 
@@ -43,7 +43,7 @@ class SequenceClassifier(Classifier):
         if config.input_dropout and not images:
             raise ValueError("input_dropout is for pixels, which this task has not; set it to 0")
         super().__init__()
-        self.encoder = (GlimpseEncoder if images else SymbolEncoder)(spec.inputs, config)
+        self.encoder = build_encoder(spec.inputs, config)
         self.core = CORES[config.core](config, config.encoding_size)
         steps = glimpses.STEPS if images else 1
         self.state_size = state_size(self.core, config.encoding_size, steps)

@@ -19,10 +19,10 @@ class SymbolEncoder(nn.Module):
     """
 
     def __init__(self, inputs: Symbols, config: RecurrentConfig):
-        _needs_embedding(config)
+        embedding_size = _embedding_size(config)
         super().__init__()
-        self.embedding = nn.Embedding(inputs.vocabulary, config.embedding_size)
-        self.expansion = linear(config.embedding_size, config.encoding_size)
+        self.embedding = nn.Embedding(inputs.vocabulary, embedding_size)
+        self.expansion = linear(embedding_size, config.encoding_size)
         self.dropout = nn.Dropout(config.encoding_dropout)
 
     def forward(self, symbols: Tensor) -> Tensor:
@@ -43,11 +43,11 @@ class GlimpseEncoder(nn.Module):
     """
 
     def __init__(self, inputs: Images, config: RecurrentConfig):
-        _needs_embedding(config)
+        embedding_size = _embedding_size(config)
         super().__init__()
-        self.embedding = linear(glimpses.patch_size(inputs) ** 2, config.embedding_size)
+        self.embedding = linear(glimpses.patch_size(inputs) ** 2, embedding_size)
         self.expansion = nn.Sequential(
-            linear(config.embedding_size, config.encoding_size),
+            linear(embedding_size, config.encoding_size),
             nn.LayerNorm(config.encoding_size),
         )
         self.pixel_dropout = nn.Dropout(config.input_dropout)
@@ -77,6 +77,18 @@ class ScreenEncoder(nn.Sequential):
         return super().forward(screens.flatten(2).float())
 
 
-def _needs_embedding(config: RecurrentConfig) -> None:
+def build_encoder(inputs: Symbols | Images | Screens, config: RecurrentConfig) -> nn.Module:
+    """The encoder for what a task shows."""
+    match inputs:
+        case Symbols():
+            return SymbolEncoder(inputs, config)
+        case Images():
+            return GlimpseEncoder(inputs, config)
+        case Screens():
+            return ScreenEncoder(inputs, config)
+
+
+def _embedding_size(config: RecurrentConfig) -> int:
     if config.embedding_size is None:
         raise ValueError("embedding_size must be a number for this task, got null; try 50")
+    return config.embedding_size

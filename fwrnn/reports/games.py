@@ -10,7 +10,7 @@ from gymnasium.vector import VectorWrapper
 from PIL import Image
 
 from fwrnn.interfaces import GameTask
-from fwrnn.models import ActorCritic
+from fwrnn.models import Network
 from fwrnn.reports.memory import has_memory
 from fwrnn.training.games import play
 
@@ -27,9 +27,7 @@ class Recording(NamedTuple):
     scores: np.ndarray
 
 
-def record(
-    model: ActorCritic, task: GameTask, device: torch.device, games: int = GAMES
-) -> Recording:
+def record(model: Network, task: GameTask, device: torch.device, games: int = GAMES) -> Recording:
     """The first validation games, played greedily."""
     players = _Watched(task.games(games))
     episodes = play(model, players, task.seed_of("val"), device, greedy=True)
@@ -47,13 +45,19 @@ class _Watched(VectorWrapper):
 
     def reset(self, **options):
         result = super().reset(**options)
-        self.frames = [np.stack(self.env.render())]
+        self.frames = [self._rendered()]
         return result
 
     def step(self, actions):
         result = super().step(actions)
-        self.frames.append(np.stack(self.env.render()))
+        self.frames.append(self._rendered())
         return result
+
+    def _rendered(self) -> np.ndarray:
+        """All games as they stand, (N, S, S, 3) bytes."""
+        pictures = self.env.render()
+        assert pictures is not None  # tasks make games that can be seen
+        return np.stack(pictures)
 
 
 def strip(recording: Recording, index: int = 0) -> np.ndarray:

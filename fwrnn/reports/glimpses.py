@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from fwrnn.models import Classifier
+from fwrnn.models import Network
 from fwrnn.models.glimpses import FINE, QUADRANTS, STEPS, boxes, cut, in_order
 from fwrnn.reports.memory import has_memory
 
@@ -31,7 +31,7 @@ class GlimpsePicture:
     def __init__(self, images: Tensor, answers: list[str], labels: tuple[str, ...]):
         self.images, self.answers, self.labels = images, answers, labels
 
-    def draw(self, model: Classifier) -> Figure:
+    def draw(self, model: Network) -> Figure:
         guesses, retrieved = look(model, self.images)
         seen = in_order(cut(self.images)).transpose(0, 1).cpu().numpy()  # (N, 24, P·P)
         patch = self.images.shape[-1] // 4
@@ -50,12 +50,12 @@ class GlimpsePicture:
                 _draw_mixtures(row[3], retrieved[k], seen[k].reshape(STEPS, patch, patch))
         return figure
 
-    def pixels(self, model: Classifier) -> np.ndarray:
+    def pixels(self, model: Network) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
         return pixels_of(self.draw(model))
 
 
-def look(model: Classifier, images: Tensor) -> tuple[list[int], np.ndarray | None]:
+def look(model: Network, images: Tensor) -> tuple[list[int], np.ndarray | None]:
     """Guessed classes, and the strengths (N, 4, K) with which each quadrant's second coarse look
     retrieves each of the K states written: of 4 coarse looks (multi-level) or of all 24 glimpses.
     """
@@ -75,8 +75,10 @@ def look(model: Classifier, images: Tensor) -> tuple[list[int], np.ndarray | Non
 
 def pixels_of(figure: Figure) -> np.ndarray:
     """A figure as (height, width, 3) bytes."""
-    figure.canvas.draw()
-    return np.array(figure.canvas.buffer_rgba())[..., :3]
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)  # which every drawing here is on
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def _draw_boxes(axes, image: np.ndarray) -> None:

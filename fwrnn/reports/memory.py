@@ -1,14 +1,26 @@
 """A picture of the fast memory: which earlier step each step attends to, and A as a heat map."""
 
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwrnn.layers import FastWeightsRNN, MultiLevelFastWeights
-from fwrnn.models import Classifier
+from fwrnn.models import Network
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+
+class Remembering(Protocol):
+    """A network whose ``core`` has a fast memory, and sees what ``encoder`` makes of the inputs."""
+
+    encoder: nn.Module
+    core: FastWeightsRNN | MultiLevelFastWeights
 
 
 class MemoryPicture:
@@ -24,10 +36,10 @@ class MemoryPicture:
         self.inputs, self.labels, self.answers = inputs, labels, answers
         count = len(inputs)
         self._figure = Figure(figsize=(3.4 * count, 6.6), layout="constrained", dpi=80)
-        FigureCanvasAgg(self._figure)
+        self._canvas = FigureCanvasAgg(self._figure)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
 
-    def draw(self, model: Classifier) -> Figure:
+    def draw(self, model: Network) -> Figure:
         """One column per sequence: its attention above, its memory after the last step below."""
         attention, memory, guesses = look_inside(model, self.inputs)
         for k, (above, below) in enumerate(self._axes.T):
@@ -43,12 +55,12 @@ class MemoryPicture:
         self._axes[0, 0].set_ylabel("a step …")
         return self._figure
 
-    def pixels(self, model: Classifier) -> np.ndarray:
+    def pixels(self, model: Network) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
-        canvas = self.draw(model).canvas
-        canvas.draw()
+        self.draw(model)
+        self._canvas.draw()
         self._figure.set_layout_engine("none")  # the first drawing settled it for all
-        return np.array(canvas.buffer_rgba())[..., :3]  # a copy: the canvas is drawn on again
+        return np.array(self._canvas.buffer_rgba())[..., :3]  # a copy: the canvas is drawn on again
 
 
 def _show(axes: Axes, matrix: np.ndarray) -> None:
@@ -69,8 +81,9 @@ def _label_steps(axes: Axes, labels: str) -> None:
     axes.set_xlabel("… attends to each earlier step")
 
 
-def look_inside(model: Classifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
+def look_inside(model: Network, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
     """Attention (N, T, T), the last memory (N, H, H) and the guessed classes for inputs (N, T)."""
+    assert _remembers(model)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -83,9 +96,10 @@ def look_inside(model: Classifier, inputs: Tensor) -> tuple[np.ndarray, np.ndarr
     return attention.float().cpu().numpy(), memory.float().cpu().numpy(), guesses
 
 
-def has_memory(model: Classifier) -> bool:
-    """Whether there is a fast memory to draw."""
-    core = getattr(model, "core", None)
-    if isinstance(core, MultiLevelFastWeights):
-        return core.rule.fast_lr != 0
-    return isinstance(core, FastWeightsRNN) and core.fast_lr != 0
+def has_memory(model: object) -> "TypeIs[Remembering]":
+    """Whether there is a fast memory to draw: one that is written to."""
+    return _remembers(model) and model.core.rule.fast_lr != 0
+
+
+def _remembers(model: object) -> "TypeIs[Remembering]":
+    return isinstance(getattr(model, "core", None), FastWeightsRNN | MultiLevelFastWeights)

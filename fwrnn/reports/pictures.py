@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwrnn.interfaces import Examples, Images, Screens, SupervisedTask, Task
+from fwrnn.interfaces import Examples, Images, SupervisedTask, Task, has_symbols, is_game
 from fwrnn.models import Network
 from fwrnn.reports.games import record, strip
 from fwrnn.reports.glimpses import GlimpsePicture, pixels_of
@@ -23,13 +23,13 @@ def while_learning(
 
     None for a model without a memory on a task of symbols.
     """
-    if isinstance(task.spec.inputs, Screens):
+    if is_game(task):
         return "game", lambda model: strip(record(model, task, device, games=1))
     inputs, targets = (part[:_EXAMPLES] for part in task.split("val"))
     answers = [task.spec.labels[target] for target in targets.tolist()]
     if isinstance(task.spec.inputs, Images):
         return "glimpses", GlimpsePicture(inputs.to(device), answers, task.spec.labels).pixels
-    if not has_memory(model):
+    if not has_symbols(task) or not has_memory(model):
         return None
     labels = [task.decode(sequence) for sequence in inputs]
     return "memory", MemoryPicture(inputs.to(device), labels, answers).pixels

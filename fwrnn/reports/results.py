@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from fwrnn import __version__
 from fwrnn.config import ActorCriticConfig, CatchConfig, Config
-from fwrnn.interfaces import GameTask, Screens, SupervisedTask, Task
+from fwrnn.interfaces import GameTask, SupervisedTask, Task, is_game
 from fwrnn.models import Network
 from fwrnn.reports.games import animation, record, strip
 from fwrnn.reports.pictures import of_results
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 def test(config: Config, task: Task, model: Network, device: torch.device, curve) -> Outcome:
     """The one test of a run's best weights, which ``model`` has; ``curve`` is the run's."""
-    if isinstance(task.spec.inputs, Screens):
+    if is_game(task):
         return _test_player(config.trainer, task, model, device, curve)
     return _test_classifier(task, model, device)
 
@@ -163,6 +163,7 @@ def flat_settings(config: Config) -> dict[str, object]:
                 yield prefix + key, plain
 
     container = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(container, dict)
     return dict(walk("", container))
 
 

@@ -5,6 +5,7 @@ import io
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -201,8 +202,8 @@ def draw(result: dict) -> Figure:
     """Bars of the training step above; time and memory against T, and in full against H, below."""
     series = ("T", "H") if result["mode"] == "full" else ("T",)
     rows = 1 + len(series)
-    figure = Figure(figsize=(10, 3.1 * rows + 0.7), dpi=160, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
+    figure = Figure(figsize=(10, 3.1 * rows + 0.7), dpi=160, layout=layout)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, 2, height_ratios=[1.15] + [1] * len(series))
     bars = figure.add_subplot(grid[0, :])

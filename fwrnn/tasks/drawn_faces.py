@@ -117,7 +117,9 @@ def _cover(picture: np.ndarray, coverage: np.ndarray, value: np.ndarray | float)
     picture += coverage * (value - picture)
 
 
-def _lens(x: np.ndarray, y: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
+def _lens(
+    x: np.ndarray, y: np.ndarray, width: np.ndarray, height: np.ndarray | float
+) -> np.ndarray:
     """Distance to the edge of a lens of half axes ``width`` and ``height``, as eyes and mouths."""
     return np.abs(y) - height * _rounded(x / width) + (np.abs(x) - width).clip(0, None)
 

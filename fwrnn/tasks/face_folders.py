@@ -312,6 +312,6 @@ def aligned(image: Image.Image, points: Points) -> Image.Image:
     shrink = max(1, int(abs(step)))  # first, so that no pixel of a large picture is left out
     image, step, origin = image.reduce(shrink), step / shrink, origin / shrink
     rows = (step.real, -step.imag, origin.real, step.imag, step.real, origin.imag)
-    size = (SIZE * _OVERSAMPLING,) * 2
-    large = image.transform(size, Image.Transform.AFFINE, rows, Image.Resampling.BILINEAR)
+    side = SIZE * _OVERSAMPLING
+    large = image.transform((side, side), Image.Transform.AFFINE, rows, Image.Resampling.BILINEAR)
     return large.reduce(_OVERSAMPLING)

@@ -133,9 +133,10 @@ def _check(
         raise ValueError(f"seed must be 0 or more, got {seed}")
     # A command line may read 14_0 as a number, and files are named by 140: both are meant.
     matches = [re.fullmatch(r"(\d\d)_?(\d)", str(camera)) for camera in cameras]
-    if not matches or None in matches:
+    found = [match for match in matches if match]
+    if not found or len(found) < len(matches):
         raise ValueError(f"cameras must be Multi-PIE's, such as 05_1, got {list(cameras)}")
-    return list(dict.fromkeys(f"{match[1]}_{match[2]}" for match in matches))
+    return list(dict.fromkeys(f"{match[1]}_{match[2]}" for match in found))
 
 
 def _find(layout: str, data_dir: str | None, cameras: list[str], people_needed: int) -> Photos:

@@ -9,6 +9,8 @@ time. "digits" are the 1,797 handwritten digits of 8×8 pixels that ship inside 
 no download: a fixed random fifth of them is for the test, a tenth for validation.
 """
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 
@@ -80,7 +82,7 @@ def load_digits() -> dict[str, Examples]:
             "task.dataset=digits needs scikit-learn, which is not installed; "
             "pip install 'fwrnn[digits]' (in a checkout: pip install '.[digits]')"
         ) from None
-    digits = datasets.load_digits()
+    digits = cast(Any, datasets.load_digits())  # typed as a tuple too, which it can be asked for
     order = np.random.default_rng(0).permutation(len(digits.target))
     images = (digits.images[order] * (255 / 16)).round().astype(np.uint8)
     targets = digits.target[order].astype(np.int64)

@@ -12,6 +12,8 @@ import signal
 import threading
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import cast
 
 import torch
 from torch import Tensor, multiprocessing, nn
@@ -49,7 +51,7 @@ class A3CTrainer(PlayingTrainer):
         self._context = multiprocessing.get_context("spawn")
         self._lock = self._context.Lock()
         self._stop = self._context.Event()
-        self._workers: dict[Connection, multiprocessing.Process] = {}
+        self._workers: dict[Connection, BaseProcess] = {}
         self._snapshot = copy.deepcopy(model)
 
     @property
@@ -69,7 +71,8 @@ class A3CTrainer(PlayingTrainer):
             self._start()
         self.set_learning_rate()
         while self._workers:
-            for connection in wait(list(self._workers)):
+            ready = cast(list[Connection], wait(list(self._workers)))  # no sockets among them
+            for connection in ready:
                 try:
                     news = connection.recv()
                 except (EOFError, OSError):
@@ -197,7 +200,9 @@ def work(
 
 def end_with_parent() -> None:
     """Wait for the parent's end, however it comes, and end too, whatever is being waited for."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # as this is a worker
+    parent.join()
     os._exit(0)
 
 

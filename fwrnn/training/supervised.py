@@ -144,6 +144,7 @@ def adversarial(images: torch.Tensor, length: float) -> torch.Tensor:
     Goodfellow, Shlens and Szegedy (arXiv:1412.6572), with the Euclidean length of Miyato et al.
     (arXiv:1704.03976) in the place of the largest component.
     """
+    assert images.grad is not None, "backward comes first"
     gradient = images.grad.flatten(1)
     direction = gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-30)
     return images.detach() + 255 * length * direction.view_as(images)

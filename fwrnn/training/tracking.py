@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import (
+    Summary,  # pyright: ignore[reportAttributeAccessIssue]  (made when the module is imported)
+)
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -38,7 +40,7 @@ class Tracker:
         width, height = (int.from_bytes(gif[k : k + 2], "little") for k in (6, 8))
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._writer.file_writer.add_summary(summary, update)
+        self._add(summary, update)
 
     def text(self, name: str, markdown: str) -> None:
         self._writer.add_text(name, markdown)
@@ -50,5 +52,11 @@ class Tracker:
         run's own events make one run one row.
         """
         for summary in hparams(settings, results):
-            self._writer.file_writer.add_summary(summary)
+            self._add(summary)
         self.scalars(results, update)  # the row's results are the last of these
+
+    def _add(self, summary: Summary, update: int | None = None) -> None:
+        """Write what ``SummaryWriter`` has no method for."""
+        file = self._writer.file_writer
+        assert file is not None  # until it is closed
+        file.add_summary(summary, update)
