@@ -5,10 +5,14 @@ NIPS 2016, arXiv:1610.06258v3, section 3 and supplement B. One step of the netwo
 
     A(t)       = λ A(t-1) + η h(t) h(t)ᵀ                                            (1)
     h_0(t+1)   = f(W h(t) + C x(t+1))
-    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1)]),  s = 0 … S-1          (2), (5)
+    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + A(t) h_s(t+1)]),  s = 0 … S-1            (2), (5)
     h(t+1)     = h_S(t+1)
 
-with g = 1 in the paper; here it can also be learned (``read_gain``).
+where g = 1 in the paper. Here g can also be learned (``read_gain``); what is asked is then the
+direction of h_s alone, A(t) h_s / (H · rms(h_s)), so that what is found is of the size of what was
+written, however many units there are and however large h_s has become:
+
+    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])        (2'), (5')
 
 The memory A is read first, S times, and then written once, with the final state only. It belongs
 to one sequence: rows of a batch never share it. It is not a parameter: λ and η are constants.
@@ -33,6 +37,7 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "re
 BOUNDARIES = ("sustained", "identity")
 INNER_STARTS = ("candidate", "previous")
 NORM_EPS = 1e-5
+QUERY_EPS = 1e-6  # added to the squared length of a query
 
 
 class SlowWeights(NamedTuple):
@@ -135,17 +140,27 @@ def inner_loop(
     ``inner_start="previous"`` is not in the paper: it starts from h_0 = h(t), so that with S = 1
     the step is f(LN[(W + A(t)) h(t) + C x]), a recurrent network without the additional depth.
 
-    Returns h_S(t+1) and the last query h_S-1(t+1), both (…, H).
+    Returns h_S(t+1) and the last query h_S-1(t+1) as it was asked, both (…, H).
     """
     activation = NONLINEARITIES[rule.nonlinearity]
     state = activation(bracket) if rule.inner_start == "candidate" else hidden
     query = state
     for _ in range(rule.inner_steps):
-        query = state
-        boundary = bracket if rule.boundary == "sustained" else query
-        found = read(query) if slow.read_gain is None else slow.read_gain * read(query)
+        boundary = bracket if rule.boundary == "sustained" else state
+        if slow.read_gain is None:
+            query = state
+            found = read(query)
+        else:
+            query = direction(state)
+            found = slow.read_gain * read(query)
         state = activation(layer_norm(boundary + found, slow))
     return state, query
+
+
+def direction(query: Tensor) -> Tensor:
+    """q / (H · rms(q)): what a learned read asks, whose entries are about 1/H in size. (…, H)."""
+    units = query.shape[-1]
+    return query * (units * (query.square().sum(-1, keepdim=True) + QUERY_EPS)).rsqrt()
 
 
 def read(memory: Tensor, query: Tensor) -> Tensor:

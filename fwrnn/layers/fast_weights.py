@@ -26,6 +26,7 @@ from fwrnn.layers.initialization import (
 from fwrnn.layers.memory import FastMemory, FastWeightsState
 
 READ_GAINS = ("unit", "layer", "fixed")
+READ_SCALE = 48.0  # g = 48 w: w is then as small as other weights, and learned at their rates
 
 
 def _constant(name: str) -> Any:
@@ -151,7 +152,7 @@ class _FastWeightsModule(nn.Module):
             getattr(self, "weight_hh" + suffix),
             getattr(self, "norm_weight" + suffix, None),
             getattr(self, "norm_bias" + suffix, None),
-            None if read_weight is None else read_weight.expand(self.hidden_size),
+            None if read_weight is None else READ_SCALE * read_weight.expand(self.hidden_size),
         )
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:

@@ -232,8 +232,9 @@ def test_layer_norm_is_over_units():
                                rtol=1e-3, atol=1e-3)  # fmt: skip
 
 
-def test_attention_is_the_weight_of_each_past_state():
-    made = layer(inner_steps=1, decay=0.8)
+@pytest.mark.parametrize("read_gain", ["fixed", "unit"])
+def test_attention_is_the_weight_of_each_past_state(read_gain):
+    made = layer(inner_steps=1, decay=0.8, read_gain=read_gain)
     x = torch.randn(6, 2, 5, dtype=torch.float64)
     states, weights = made(x)[0], made.attention(x)
     assert weights.shape == (2, 6, 6)
@@ -241,6 +242,8 @@ def test_attention_is_the_weight_of_each_past_state():
         previous = states[t - 1] if t else torch.zeros_like(states[0])
         drive = F.linear(x[t], made.weight_ih_l0, made.bias_ih_l0 + made.bias_hh_l0)
         query = torch.relu(drive + F.linear(previous, made.weight_hh_l0))
+        if read_gain == "unit":  # as it is asked: its direction
+            query = query / (query.norm(dim=-1, keepdim=True) * 7**0.5)
         for past in range(6):
             wanted = torch.zeros(2).double()
             if past < t:

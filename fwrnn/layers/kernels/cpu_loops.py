@@ -26,7 +26,7 @@ import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import NORM_EPS
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS
 from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.simd import MANY, broadcast, fma, load, store
 
@@ -330,14 +330,34 @@ def _outer_activation_back(c, normed, at, scale, gain, work, out_at, grad_at, to
 
 
 @njit
-def _read_gain_back(saved, found, read_gain, work, grad, total, to, units):
-    """From the gradient of g ⊙ z, at ``grad``, to that of z, at ``to``; that of g adds up."""
+def _per_direction(query, at, units):
+    """1 / (H · rms(q)) for each lane, by which what is found is multiplied."""
+    lanes = simd.width(query)
+    total = simd.number(query, QUERY_EPS)
+    for k in range(at, at + units * lanes, lanes):
+        total = fma(load(query, k), load(query, k), total)
+    return simd.number(query, 1) / simd.sqrt(total * simd.number(query, units))
+
+
+@njit
+def _read_gain_back(saved, found, read_gain, work, grad, query, total, to, grad_query, units):
+    """From the gradient of g ⊙ z, at ``grad``, with z = c A q and c = 1 / (H rms(q)).
+
+    To that of A q, at ``to``; that of g adds up in ``total``, and that of q, by way of c, is added
+    at ``grad_query``: -(z · dz) H c² q.
+    """
     lanes = simd.width(work)
+    factor, product = _per_direction(work, query, units), simd.zero(work)
     for i in range(units):
         k = i * lanes
-        value = load(work, grad + k)
-        store(work, total + k, fma(value, load(saved, found + k), load(work, total + k)))
-        store(work, to + k, value * broadcast(read_gain, i))
+        value, answer = load(work, grad + k), load(saved, found + k)
+        store(work, total + k, fma(value, answer, load(work, total + k)))
+        value = value * broadcast(read_gain, i)
+        product = fma(value, answer, product)
+        store(work, to + k, value * factor)
+    product = simd.negative(product * factor * factor * simd.number(work, units))
+    for k in range(0, units * lanes, lanes):
+        store(work, grad_query + k, fma(product, load(work, query + k), load(work, grad_query + k)))
 
 
 @njit
@@ -482,6 +502,7 @@ def _forward_block(c, kind, block, slot):
                 _matrix_times(work, matrix, row, lanes, units, decayed, asked, saved, found)
             _attend(work, past + row, j, strengths, newest + j - 1, asked, saved, found, units)
             if c.read_gain:
+                _scale(saved, found, _per_direction(work, asked, units), saved, found, units)
                 _add_scaled_rows(read_gain, saved, found, saved, z, units)
             if c.layer_norm:
                 store(saved, c.scales_at + inner * lanes, _normalise(saved, z, units))
@@ -581,8 +602,9 @@ def _backward_block(c, kind, block, slot):
                 if c.read_gain:
                     found, grad_found = c.found_at + inner * row, scaled
                     _read_gain_back(
-                        saved, found, read_gain, work, grad, totals + 2 * row, scaled, units
-                    )
+                        saved, found, read_gain, work, grad, asked, totals + 2 * row,
+                        scaled, grad_query, units,
+                    )  # fmt: skip
                 _attend_back(
                     work, past + row, grad_past + row, j, strengths, newest + j - 1,
                     asked, grad_found, grad_query, units,

@@ -31,7 +31,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from fwrnn.layers.equations import NORM_EPS, Rule, SlowWeights
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, Rule, SlowWeights
 
 MAX_HIDDEN_SIZE = 256
 MAX_STEPS = 1024
@@ -247,6 +247,7 @@ def _constants(
     """What kernels are compiled for; T and B are not, so that a new one compiles nothing."""
     return {
         "H": len(slow.weight_hh),
+        "QUERY_EPS": QUERY_EPS,
         "S": int(rule.inner_steps),
         "RELU": rule.nonlinearity == "relu",
         "LAYER_NORM": slow.norm_weight is not None and rule.inner_steps > 0,

@@ -3,8 +3,8 @@
 Imported by ``gpu`` when it launches for the first time, and by nothing else.
 
 Names: T steps, B sequences, H units, S inner steps. A *read* is one inner step of one step; read
-t·S + s is inner step s of step t (both from 0), has query h_s, finds z = A h_s, and adds z, or
-g z with ``READ_GAIN``, to what is normalised. Rows of (T, B, H) and (T·S, B, H) tensors are
+t·S + s is inner step s of step t (both from 0), has query h_s, finds z = A h_s, and adds it to what
+is normalised; with ``READ_GAIN`` it finds z = A h_s / (H rms(h_s)), and adds g z. Rows of (T, B, H) and (T·S, B, H) tensors are
 numbered step·B + sequence in int64.
 
 With ``HAS_LENGTHS`` a program runs only the first steps of its sequence, as many as it has. What
@@ -68,6 +68,12 @@ def _own_steps(lengths_ptr, sequence, steps, HAS_LENGTHS: tl.constexpr):
     if HAS_LENGTHS:
         return tl.minimum(tl.load(lengths_ptr + sequence).to(tl.int32), steps)
     return steps
+
+
+@triton.jit
+def _per_direction(query, H: tl.constexpr, QUERY_EPS: tl.constexpr):
+    """1 / (H · rms(q)), by which what is found is multiplied where it has a gain."""
+    return 1.0 / tl.sqrt((tl.sum(query * query, 0) + QUERY_EPS) * H)
 
 
 @triton.jit
@@ -144,7 +150,8 @@ def forward_loop(
     drive_ptr, hidden_ptr, lengths_ptr, memory_ptr, weight_ptr, gain_ptr, bias_ptr, read_gain_ptr,
     powers_ptr, strengths_ptr, states_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
     steps, batch,
-    H: tl.constexpr, S: tl.constexpr, EPS: tl.constexpr, RELU: tl.constexpr,
+    H: tl.constexpr, S: tl.constexpr, EPS: tl.constexpr, QUERY_EPS: tl.constexpr,
+    RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
     READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     SAVE: tl.constexpr,
@@ -202,6 +209,7 @@ def forward_loop(
                     given = _times(memory_ptr, queries_ptr + read * H, H, BLOCK_H, TILE)
                     total += tl.load(powers_ptr + t) * given
             if READ_GAIN:
+                total *= _per_direction(state, H, QUERY_EPS)
                 if SAVE:
                     tl.store(found_ptr + read * H + units, total, mask=units < H)
                 total *= read_gain
@@ -234,7 +242,7 @@ def backward_loop(
     lengths_ptr, memory_ptr, weight_ptr, gain_ptr, read_gain_ptr, powers_ptr, strengths_ptr,
     grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr,
     grad_gains_ptr, grad_biases_ptr, grad_read_gains_ptr, steps, batch,
-    H: tl.constexpr, S: tl.constexpr, RELU: tl.constexpr,
+    H: tl.constexpr, S: tl.constexpr, QUERY_EPS: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
     READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
@@ -300,8 +308,11 @@ def backward_loop(
             # From here on ``grad`` is that of the boundary, and ``grad_read`` that of z.
             grad_read = grad
             if READ_GAIN:
-                grad_read_gain += grad * _load_row(found_ptr, read, units, H)
-                grad_read = grad * read_gain
+                found = _load_row(found_ptr, read, units, H)
+                grad_read_gain += grad * found
+                factor = _per_direction(query, H, QUERY_EPS)
+                by_length = tl.sum(grad * read_gain * found, 0) * H * factor * factor
+                grad_read = grad * read_gain * factor
             tl.store(grad_reads_ptr + read * H + units, grad_read, mask=units < H)
             grad_query = _attend_past(
                 grad_read, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
@@ -312,6 +323,8 @@ def backward_loop(
                 grad_query += tl.load(powers_ptr + t) * given
             if RESIDENT:
                 grad_memory += grad_read[:, None] * query[None, :]
+            if READ_GAIN:
+                grad_query -= by_length * query
             if IDENTITY:
                 grad_query += grad
             else:
