@@ -4,8 +4,8 @@ Imported by ``gpu`` when it launches for the first time, and by nothing else.
 
 Names: T steps, B sequences, H units, S inner steps. A *read* is one inner step of one step; read
 t·S + s is inner step s of step t (both from 0), has query h_s, finds z = A h_s, and adds it to what
-is normalised; with ``READ_GAIN`` it finds z = A h_s / (H rms(h_s)), and adds g z. Rows of (T, B, H) and (T·S, B, H) tensors are
-numbered step·B + sequence in int64.
+is normalised; with ``READ_GAIN`` it finds z = A h_s / (H rms(h_s)), and adds g z. Rows of (T, B, H)
+and (T·S, B, H) tensors are numbered step·B + sequence in int64.
 
 With ``HAS_LENGTHS`` a program runs only the first steps of its sequence, as many as it has. What
 lies past them is never loaded, apart from gradients of the states there, all of them the last one.

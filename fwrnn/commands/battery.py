@@ -1,0 +1,111 @@
+"""``fwrnn battery``: does the layer, with its defaults, learn wherever torch.nn.RNN does?"""
+
+import json
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fwrnn.commands.arguments import Parser, positive
+from fwrnn.errors import UserError
+
+DESCRIPTION = """\
+Trains FastWeightsRNN with its defaults and torch.nn.RNN on small tasks that a program makes up
+(text, adding, copying, retrieval), at several lengths, sizes and depths, in the same budget, and
+compares what they end at. All of it takes some hours; every network that is done is kept, so that
+it can be stopped at any time and goes on where it was. With fewer seeds it is shorter."""
+
+
+def parser() -> Parser:
+    parser = Parser("fwrnn battery", description=DESCRIPTION)
+    parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="default: 3")
+    parser.add_argument(
+        "--updates", type=positive, default=3000, metavar="N", help="of each; default: 3000"
+    )
+    parser.add_argument(
+        "--task", action="append", metavar="TASK", help="only this one; may be given again"
+    )
+    parser.add_argument(
+        "--steps", action="append", type=positive, metavar="T", help="only this length; likewise"
+    )
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count() or 1, metavar="N",
+        help="networks at once, a thread each; default: one per processor",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="the cells as JSON, for machines")
+    parser.add_argument(
+        "--output", metavar="DIR", default="outputs/battery", help="default: outputs/battery"
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Train what is not done yet, and print the table of all that is."""
+    options = parser().parse_args(argv)
+
+    from fwrnn.benchmarks import battery
+    from fwrnn.reports.battery import markdown
+    from fwrnn.training.run_folder import write_whole
+
+    for names, known, option in (
+        (options.task or (), battery.TASKS, "--task"),
+        (options.steps or (), battery.STEPS, "--steps"),
+    ):
+        for name in names:
+            if name not in known:
+                allowed = ", ".join(map(str, known))
+                raise UserError(f"{option} must be one of {allowed}, got {name!r}")
+    wanted = [
+        trial
+        for trial in battery.trials(options.seeds, options.updates)
+        if (not options.task or trial.task in options.task)
+        and (not options.steps or trial.steps in options.steps)
+    ]
+    folder = Path(options.output)
+    results = train(wanted, folder / "battery.jsonl", options.jobs)
+    cells = battery.cells(results)
+    print(json.dumps(cells) if options.json else markdown(cells), flush=True)
+    write_whole(folder / "battery.md", (markdown(cells) + "\n").encode())
+    return 0
+
+
+def train(trials: list, file: Path, jobs: int) -> list[dict]:
+    """The results of all trials: those kept in ``file``, one JSON object a line, and the others.
+
+    A line that is broken, as a full disk leaves one, is trained again.
+    """
+    from dataclasses import fields
+
+    from torch import multiprocessing
+
+    from fwrnn.benchmarks import battery
+
+    names = [field.name for field in fields(battery.Trial)]
+    known = {tuple(result[name] for name in names): result for result in read(file)}
+    keys = [tuple(getattr(trial, name) for name in names) for trial in trials]
+    missing = [trial for trial, key in zip(trials, keys, strict=True) if key not in known]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with (
+        tqdm(total=len(trials), initial=len(trials) - len(missing), disable=None) as bar,
+        file.open("a") as kept,
+        context.Pool(min(jobs, len(missing)) or 1) as pool,
+    ):
+        for result in pool.imap_unordered(battery.run, missing):
+            kept.write(json.dumps(result) + "\n")
+            kept.flush()
+            known[tuple(result[name] for name in names)] = result
+            bar.set_description(f"{result['task']}, T={result['steps']}")
+            bar.update()
+    return [known[key] for key in keys]
+
+
+def read(file: Path) -> list[dict]:
+    """The results in ``file``, which need not exist."""
+    results = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            results.append(json.loads(line))
+        except ValueError:
+            continue
+    return results
