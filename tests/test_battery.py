@@ -1,0 +1,106 @@
+"""The comparison with nn.RNN: its tasks, its command, and that it tells learning from not."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fwrnn.benchmarks import battery
+from fwrnn.cli import main
+from fwrnn.reports.battery import markdown
+
+
+@pytest.mark.parametrize("name", battery.TASKS)
+@pytest.mark.parametrize("steps", battery.STEPS)
+def test_tasks_have_their_shapes_and_can_be_made_again(name, steps):
+    task = battery.TASKS[name]
+    one, other = (task.make(steps, 4, np.random.default_rng(0)) for _ in range(2))
+    assert one.inputs.shape[:2] == (steps, 4) and one.inputs.dtype == torch.float32
+    assert len(one.targets) <= steps and one.targets.shape[1] == 4
+    assert torch.equal(one.inputs, other.inputs) and torch.equal(one.targets, other.targets)
+    if not one.targets.is_floating_point():
+        assert one.targets.min() >= 0 and one.targets.max() < task.outputs
+
+
+def test_tasks_ask_for_what_was_shown():
+    inputs, targets = battery.adding(16, 50, np.random.default_rng(0))
+    assert (inputs[..., 1].sum(0) == 2).all()
+    torch.testing.assert_close((inputs[..., 0] * inputs[..., 1]).sum(0), targets[0])
+    inputs, targets = battery.copying(16, 50, np.random.default_rng(0))
+    assert torch.equal(inputs[: len(targets)].argmax(-1), targets)
+    inputs, targets = battery.retrieval(16, 50, np.random.default_rng(0))
+    symbols = inputs.argmax(-1)
+    for b in range(50):
+        shown = dict(zip(symbols[4:12:2, b].tolist(), symbols[5:12:2, b].tolist(), strict=True))
+        assert [shown[key] - 8 for key in symbols[12:, b].tolist()] == targets[:, b].tolist()
+    inputs, targets = battery.text(16, 50, np.random.default_rng(0))
+    assert torch.equal(inputs[1:].argmax(-1), targets[:-1])
+
+
+def test_what_is_lost_without_looking():
+    for name, task in battery.TASKS.items():
+        targets = task.make(64, 4000, np.random.default_rng(1)).targets
+        if name == "adding":
+            found = targets.var().item()
+        else:
+            shares = torch.bincount(targets.flatten()).double() / targets.numel()
+            found = -(shares[shares > 0] * shares[shares > 0].log()).sum().item()
+        assert math.isclose(found, task.blank, rel_tol=0.03), name
+
+
+def result(layer: str, loss: float, **changes) -> dict:
+    setting = {"task": "retrieval", "steps": 16, "layers": 1, "units": 32, "nonlinearity": "relu"}
+    return setting | {"layer": layer, "seed": 0, "loss": loss, "blank": 1.0} | changes
+
+
+@pytest.mark.parametrize(("theirs", "ours", "learns", "close", "solved"), [
+    (0.5, 0.52, True, True, False), (0.5, 0.54, True, False, False),
+    (0.99, 1.0, False, True, False), (0.001, 0.015, True, True, True), (0.5, 0.01, True, True, True),
+])  # fmt: skip
+def test_cells_say_whether_ours_is_close(theirs, ours, learns, close, solved):
+    (cell,) = battery.cells([result("nn.RNN", theirs), result("FastWeightsRNN", ours)])
+    assert (cell["learns"], cell["close"], cell["solved"]) == (learns, close, solved)
+    assert ("**" in markdown([cell]).split("###")[1]) == (learns and not close)
+
+
+def test_only_seeds_of_both_are_compared():
+    results = [result("nn.RNN", 0.5), result("nn.RNN", 0.9, seed=1), result("FastWeightsRNN", 0.4)]
+    (cell,) = battery.cells(results)
+    assert (cell["seeds"], cell["rnn_loss"]) == (1, 0.5)
+    assert battery.cells(results[:2]) == []
+
+
+def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    trials = [battery.Trial("text", 16, 1, 32, "tanh", layer, 0, 2) for layer in battery.LAYERS]
+    monkeypatch.setattr(battery, "trials", lambda seeds, updates: trials)
+    monkeypatch.setattr(battery, "HELD_OUT", 8)
+    arguments = ["battery", "--output", str(tmp_path), "--jobs", "1", "--json"]
+    assert main(arguments) == 0
+    (cell,) = json.loads(capsys.readouterr().out)
+    assert cell["task"] == "text" and cell["seeds"] == 1
+    kept = tmp_path / "battery.jsonl"
+    first = kept.read_text()
+    kept.write_text(first.splitlines()[0] + "\n" + first.splitlines()[1][:40])  # a full disk
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == [cell]
+    assert "ours / `nn.RNN`" in (tmp_path / "battery.md").read_text()
+
+
+def test_an_unknown_task_is_named(capsys):
+    assert main(["battery", "--task", "txt"]) == 2
+    assert "--task must be one of text, adding, copying, retrieval" in capsys.readouterr().err
+
+
+def test_defaults_learn_and_recall():
+    """The least of the battery: text and retrieval, a few hundred updates, 32 units."""
+    losses = {
+        (task, layer): battery.run(battery.Trial(task, 16, 1, 32, "tanh", layer, 0, updates))[
+            "loss"
+        ]
+        for task, updates in (("text", 300), ("retrieval", 1200))
+        for layer in battery.LAYERS
+    }
+    assert losses["text", "FastWeightsRNN"] < losses["text", "nn.RNN"] < 2.5
+    assert losses["retrieval", "FastWeightsRNN"] < 0.1 < 0.8 < losses["retrieval", "nn.RNN"]
