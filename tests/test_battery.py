@@ -57,7 +57,8 @@ def result(layer: str, loss: float, **changes) -> dict:
 
 @pytest.mark.parametrize(("theirs", "ours", "learns", "close", "solved"), [
     (0.5, 0.52, True, True, False), (0.5, 0.54, True, False, False),
-    (0.99, 1.0, False, True, False), (0.001, 0.015, True, True, True), (0.5, 0.01, True, True, True),
+    (0.99, 1.0, False, True, False), (0.001, 0.015, True, True, True),
+    (0.5, 0.01, True, True, True),
 ])  # fmt: skip
 def test_cells_say_whether_ours_is_close(theirs, ours, learns, close, solved):
     (cell,) = battery.cells([result("nn.RNN", theirs), result("FastWeightsRNN", ours)])
