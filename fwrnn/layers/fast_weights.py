@@ -407,7 +407,7 @@ class FastWeightsRNN(_FastWeightsModule):
             outputs = []
             for direction in self._directions:
                 k, suffix = len(hiddens), f"_l{layer}{direction}"
-                output, written = kernels.recurrence(
+                output, last, written = kernels.recurrence(
                     self._drive(_reversed(sequence, lengths) if direction else sequence, suffix),
                     hidden[k],
                     _of_layer(memory, k),
@@ -417,11 +417,13 @@ class FastWeightsRNN(_FastWeightsModule):
                     self.backend,
                 )
                 outputs.append(_reversed(output, lengths) if direction else output)
-                hiddens.append(output[-1])
+                hiddens.append(last)
                 memories.append(written)
             sequence = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        # The hidden vectors are copies: callers may change the output in place, or its last step.
-        state = FastWeightsState(torch.stack(hiddens), _of_all_layers(memories))
+        state = FastWeightsState(
+            hiddens[0].unsqueeze(0) if len(hiddens) == 1 else torch.stack(hiddens),
+            _of_all_layers(memories),
+        )
         if not batched:
             state = state.map(lambda part: part.squeeze(1))
         return self._like_input(sequence, input, lengths), state
@@ -495,7 +497,7 @@ class FastWeightsRNN(_FastWeightsModule):
         memory = _of_layer(memory, 0)
         before = None if memory is None or memory.is_empty else memory.matrix()
         drive = self._drive(sequence, "_l0")
-        states, _ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
+        states, *_ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
         # All states are known by now, so one pass over all steps at once repeats the inner loop.
         previous = torch.cat([hidden[:1], states[:-1]])
         steps = torch.arange(len(states), device=states.device)
@@ -619,7 +621,7 @@ class FastWeightsRNNCell(_FastWeightsModule):
         if input.dim() == 1:
             hidden = hidden.unsqueeze(0)
             memory = memory and FastMemory(*(part.unsqueeze(0) for part in memory))
-        states, memory = kernels.recurrence(
+        _, hidden, memory = kernels.recurrence(
             self._drive(input.view(1, -1, self.input_size), ""),
             hidden,
             memory,
@@ -627,5 +629,5 @@ class FastWeightsRNNCell(_FastWeightsModule):
             self.rule,
             backend=self.backend,
         )
-        state = FastWeightsState(states[0], memory)
+        state = FastWeightsState(hidden, memory)
         return state if input.dim() == 2 else state.map(lambda part: part.squeeze(0))

@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.parallel import scatter_gather
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
@@ -332,6 +333,21 @@ def jacobians_both_ways(make):
     one, other = torch.func.jacrev(call)(inputs), torch.func.jacfwd(call)(inputs)
     torch.testing.assert_close(one, other)
     return one
+
+
+@case
+def dual_numbers(make):
+    layer, inputs, direction = make(3, 4, dtype=torch.float64), x(5, 3), x(5, 3)
+    inputs, direction = inputs.double(), direction.double()
+    with forward_ad.dual_level():
+        output, state = layer(forward_ad.make_dual(inputs, direction))
+        found = (
+            forward_ad.unpack_dual(output).tangent,
+            forward_ad.unpack_dual(hidden(state)).tangent,
+        )
+    wanted = torch.autograd.functional.jvp(lambda x: layer(x)[0], inputs, direction)[1]
+    torch.testing.assert_close(found[0], wanted)
+    return found
 
 
 @case

@@ -158,7 +158,7 @@ def test_gradients_do_not_see_what_padding_holds(backend):
         packed = nn.utils.rnn.PackedSequence(x.flatten(0, 1), torch.tensor([2] * 5))
         sequence, lengths, _ = made._time_first(packed)
         made.zero_grad()
-        states, memory = kernels.recurrence(
+        states, _, memory = kernels.recurrence(
             made._drive(sequence, "_l0"), x.new_zeros(2, 4), None, made._slow_weights("_l0"),
             made.rule, torch.tensor([5, 2]), backend,
         )  # fmt: skip

@@ -6,6 +6,8 @@ A new form in PyTorch operations is one function with the signature of ``recurre
 ``operators.FUSED``.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -72,7 +74,7 @@ def recurrence(
     rule: Rule,
     lengths: Tensor | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, FastMemory]:
+) -> tuple[Tensor, Tensor, FastMemory]:
     """Run one layer, in one direction, over whole sequences.
 
     Args:
@@ -86,13 +88,15 @@ def recurrence(
         backend: "auto" or a name in ``BACKENDS``.
 
     Returns:
-        The states h(1) … h(T), (T, B, H), and the memory after the last write.
+        The states h(1) … h(T), (T, B, H); the last of each sequence, (B, H), apart, so that both
+        may be changed in place; and the memory after the last write.
     """
     check(backend)
     if memory is not None and memory.is_empty:
         memory = None
     if torch.compiler.is_exporting():
-        return scan.recurrence(drive, hidden, memory, slow, rule, lengths)
+        states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
+        return states, states[-1], memory
     form = choose(backend, drive, hidden, memory, slow, rule)
     steps = drive.shape[0]
     if form in EAGER and (steps == 1 or not torch.compiler.is_compiling()):
@@ -101,25 +105,38 @@ def recurrence(
         elif form == "attention" and (memory.written.shape[-2] == 0 or _outgrows(memory, steps)):
             # A copy, too, of a matrix that callers may change.
             memory = FastMemory.from_matrix(memory.matrix())
-        return EAGER[form](drive, hidden, memory, slow, rule, lengths)
+        states, memory = EAGER[form](drive, hidden, memory, slow, rule, lengths)
+        return states, states[-1].clone(), memory
     given = None if memory is None else memory.matrix()
-    states, trail = operators.recurrence(form, drive, hidden, given, slow, rule, lengths)
-    return states, _memory_after(trail[1:], given, rule, lengths)
+    states, hidden, written = operators.recurrence(form, drive, hidden, given, slow, rule, lengths)
+    return states, hidden, _memory_after(written, given, rule, lengths)
 
 
 def _memory_after(
-    states: Tensor, given: Tensor | None, rule: Rule, lengths: Tensor | None
+    written: Tensor, given: Tensor | None, rule: Rule, lengths: Tensor | None
 ) -> FastMemory:
     """Equation 3 at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ, not summed."""
-    steps, batch, _ = states.shape
+    batch, steps, _ = written.shape
     if lengths is None:
-        precise = torch.promote_types(states.dtype, torch.float32)
-        ages = torch.arange(steps, -1, -1, dtype=precise, device=states.device)
-        powers = equations.decays(ages, rule, states.dtype)
-        strengths, fade = (rule.fast_lr * powers[1:]).expand(batch, steps), powers[0].expand(batch)
+        like = steps, written.dtype, written.device
+        if operators.is_observed(written):
+            strengths, fade = _fading(rule, *like)
+        else:  # copies, as callers may change theirs in place
+            strengths, fade = (tensor.clone() for tensor in _known_fading(rule, *like))
+        strengths, fade = strengths.expand(batch, steps), fade.expand(batch)
     else:
-        ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=states.device)
-        strengths = equations.strengths(ages, rule, states.dtype)
-        fade = equations.decays(lengths, rule, states.dtype)
-    folded = states.new_empty(batch, 0, 0) if given is None else given
-    return FastMemory(states.transpose(0, 1), strengths, folded, fade)
+        ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=written.device)
+        strengths = equations.strengths(ages, rule, written.dtype)
+        fade = equations.decays(lengths, rule, written.dtype)
+    folded = written.new_empty(batch, 0, 0) if given is None else given
+    return FastMemory(written, strengths, folded, fade)
+
+
+def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> tuple[Tensor, Tensor]:
+    """What is left of each of T states after the last, η λ^(T-1) … η, and of all before, λ^T."""
+    with torch.inference_mode(False):  # so that autograd may keep them, whoever asks first
+        powers = equations.decays(torch.arange(steps, -1, -1, device=device), rule, dtype)
+        return rule.fast_lr * powers[1:], powers[0]
+
+
+_known_fading = lru_cache(maxsize=64)(_fading)

@@ -11,12 +11,12 @@ looks, an ``autograd.Function`` does the same without the operator's overhead, w
 the time of a small layer.
 """
 
-import inspect
 import sys
 from functools import partial
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
@@ -51,26 +51,29 @@ def recurrence(
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Whole sequences by way of the operator.
 
     Takes what ``fwrnn.layers.kernels.recurrence`` does, with the memory as a matrix or None.
-    Returns h(1) … h(T), (T, B, H), and the trail h(0) … h(T), (T + 1, B, H): the same numbers
-    again, which the backward pass keeps, so that the states may be changed in place.
+    Returns h(1) … h(T), (T, B, H); h(T), (B, H); and h(1) … h(T) as a memory has them, (B, T, H).
+    They share no storage, so that callers may change the first two in place.
     """
     if not rule.inner_steps:
         slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised or read
     inputs = drive.to(hidden.dtype), hidden, memory, *slow, lengths
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if _is_observed(drive):
+    if is_observed(drive):
         save = save and not is_tracing()  # which runs twice, once without gradients
         states, trail, _ = torch.ops.fwrnn.recurrence(*inputs, form, *_constants(rule), save)
     else:
-        states, trail, _ = _Recurrence.apply(*inputs, form, rule, save)
-    return states, trail
+        try:
+            return _Recurrence.apply(*inputs, form, rule, save)
+        except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
+            states, trail, _ = _Transformed.apply(*inputs, form, rule, save)
+    return states, states[-1].clone(), trail[1:].transpose(0, 1)
 
 
-def _is_observed(drive: Tensor) -> bool:
+def is_observed(drive: Tensor) -> bool:
     """Whether somebody records operators, or gives something else in the place of tensors."""
     if torch.compiler.is_compiling() or is_tracing() or type(drive) is not Tensor:
         return True
@@ -175,19 +178,47 @@ def _eager_gradients(form, grad_states, inputs, rule, lengths) -> list[Tensor | 
     return [None if x is None else next(found) for x in inputs]
 
 
-def _forward_flat(*arguments):
-    drive, hidden, memory, *slow, lengths, form, rule, save = arguments
-    return _forward(drive, hidden, memory, SlowWeights(*slow), lengths, form, rule, save)
-
-
-# PyTorch asks for it at every call, and would make it anew.
-_forward_flat.__signature__ = inspect.signature(_forward_flat)
-
-
 class _Recurrence(torch.autograd.Function):
-    """The operator, with a ``Rule`` in the place of its parts."""
+    """The operator, with a ``Rule`` in the place of its parts, and views made beforehand."""
 
-    forward = staticmethod(_forward_flat)
+    @staticmethod
+    def forward(ctx, drive, hidden, memory, *others):
+        *slow, lengths, form, rule, save = others
+        given = SlowWeights(*slow)
+        states, trail, saved = _forward(drive, hidden, memory, given, lengths, form, rule, save)
+        ctx.set_materialize_grads(False)
+        if save:
+            ctx.form, ctx.steps = form, states.shape[0]
+            ctx.save_for_backward(drive, hidden, memory, *slow, lengths, trail, saved)
+        ctx.save_for_forward(drive, hidden, memory, *slow, lengths)
+        ctx.rule = rule
+        return states, trail[-1].clone(), trail[1:].transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx, grad_states, grad_last, grad_written):
+        if grad_written is not None:
+            later = grad_written.transpose(0, 1)
+            grad_states = later if grad_states is None else grad_states + later
+        if grad_last is not None:
+            padded = F.pad(grad_last.unsqueeze(0), (0, 0, 0, 0, ctx.steps - 1, 0))
+            grad_states = padded if grad_states is None else grad_states + padded
+        if grad_states is None:
+            return (None,) * 11
+        return *_gradients(ctx, grad_states), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        states, trail = _tangents(ctx.saved_tensors, ctx.rule, tangents)
+        return states, states[-1].clone(), trail[1:].transpose(0, 1)
+
+
+class _Transformed(torch.autograd.Function):
+    """The same with what ``torch.func`` and ``torch.vmap`` ask of it."""
+
+    @staticmethod
+    def forward(*arguments):
+        drive, hidden, memory, *slow, lengths, form, rule, save = arguments
+        return _forward(drive, hidden, memory, SlowWeights(*slow), lengths, form, rule, save)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -200,51 +231,62 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_states, grad_trail, _):
-        *inputs, lengths, trail, saved = ctx.saved_tensors
         if grad_trail is not None:
             later = grad_trail[1:]
             grad_states = later if grad_states is None else grad_states + later
         if grad_states is None:
             return (None,) * 11
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
-        else:
-            drive, _, memory, *slow = inputs
-            known = saved, trail, grad_states, drive, memory
-            if _is_observed(grad_states):
-                operator = torch.ops.fwrnn.recurrence_backward
-                found = operator(*known, *slow, lengths, ctx.form, *_constants(ctx.rule))
-            else:
-                found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
-            found = iter(found)
-            grads = [None if x is None else next(found) for x in inputs]
+        grads = _gradients(ctx, grad_states)
         if grad_trail is not None and grads[1] is not None:
             grads[1] = grads[1] + grad_trail[0]
         return *grads, None, None, None, None
 
     @staticmethod
     def jvp(ctx, *tangents):
-        """Forward-mode derivatives, by way of the attention form."""
-        *inputs, lengths = ctx.saved_tensors
-        places = [k for k, tangent in enumerate(tangents[:7]) if tangent is not None]
-        call, values = _states("attention", inputs, places, ctx.rule, lengths)
-        states = torch.func.jvp(call, values, tuple(tangents[k] for k in places))[1]
-        first = tangents[1] if tangents[1] is not None else torch.zeros_like(states[0])
-        return states, torch.cat([first.unsqueeze(0), states]), None
+        return *_tangents(ctx.saved_tensors, ctx.rule, tangents), None
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
-        return _batch(_Recurrence.apply, info, in_dims, *arguments)
+        return _batch(_Transformed.apply, info, in_dims, *arguments)
+
+
+def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
+    """The gradients of drive, hidden, memory and the slow weights."""
+    *inputs, lengths, trail, saved = ctx.saved_tensors
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
+    drive, _, memory, *slow = inputs
+    known = saved, trail, grad_states, drive, memory
+    if is_observed(grad_states):
+        operator = torch.ops.fwrnn.recurrence_backward
+        found = operator(*known, *slow, lengths, ctx.form, *_constants(ctx.rule))
+    else:
+        found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
+    found = iter(found)
+    return [None if x is None else next(found) for x in inputs]
+
+
+def _tangents(tensors, rule: Rule, tangents) -> tuple[Tensor, Tensor]:
+    """Forward-mode derivatives of states and trail, by way of the attention form."""
+    *inputs, lengths = tensors
+    places = [k for k, tangent in enumerate(tangents[:7]) if tangent is not None]
+    call, values = _states("attention", inputs, places, rule, lengths)
+    # J t as the derivative of Jᵀ u by u: forward-mode derivatives cannot be nested.
+    zeros = torch.zeros_like(inputs[0])
+    pull_back = torch.func.vjp(lambda u: torch.func.vjp(call, *values)[1](u), zeros)[1]
+    (states,) = pull_back(tuple(tangents[k] for k in places))
+    first = tangents[1] if tangents[1] is not None else torch.zeros_like(states[0])
+    return states, torch.cat([first.unsqueeze(0), states])
 
 
 def _setup_context(ctx, inputs, output):
     *tensors, form = inputs[:9]
     ctx.count = len(inputs)
-    _Recurrence.setup_context(ctx, (*tensors, form, Rule(*inputs[9:15]), None), output)
+    _Transformed.setup_context(ctx, (*tensors, form, Rule(*inputs[9:15]), None), output)
 
 
 def _differentiate(ctx, *grads):
-    found = _Recurrence.backward(ctx, *grads)
+    found = _Transformed.backward(ctx, *grads)
     return *found[:7], *(None,) * (ctx.count - 7)
 
 
