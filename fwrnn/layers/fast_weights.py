@@ -250,13 +250,20 @@ class FastWeightsRNN(_FastWeightsModule):
 
         A(t)       = λ A(t-1) + η h(t) h(t)ᵀ
         h_0(t+1)   = f(W h(t) + C x(t+1))
-        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1)]),  s = 0 … S-1
+        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + A(t) h_s(t+1)]),  s = 0 … S-1
         h(t+1)     = h_S(t+1)
 
-    In the paper g is 1. Here it is learned by default, one number per unit, and starts at 0:
-    A h grows with H and with what was written, and with g = 1 drowns the input after layer
-    normalisation unless the data is made of little but things to recall. The paper's layer is
-    ``FastWeightsRNN(input_size, hidden_size, nonlinearity="relu", read_gain="fixed")``.
+    That is the paper's layer, ``FastWeightsRNN(input_size, hidden_size, nonlinearity="relu",
+    read_gain="fixed")``. Its A h grows with H and with what was written, and after layer
+    normalisation drowns the input, unless the data is made of little but things to recall. So by
+    default what is read is of the size of what was written, and counts as much as is learned:
+
+    .. code-block:: text
+
+        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])
+
+    with g = 48 w and w, one number per unit, a parameter that starts at 0. (The 48 lets w be
+    learned at the rates of other parameters.) ``fwrnn battery`` compares it with ``nn.RNN``.
 
     Args:
         input_size: numbers per step of the input, I.
@@ -274,8 +281,8 @@ class FastWeightsRNN(_FastWeightsModule):
         layer_norm: whether to normalise over the units at each inner step.
         boundary: "sustained" (the paper's) or "identity" (supplement B, method 2):
             h_s+1 = f(LN[(A(t) + I) h_s]).
-        read_gain: what g is: "unit", learned, one number per unit; "layer", learned, one number;
-            or "fixed", 1 (the paper's).
+        read_gain: "unit" or "layer", the read with a g that is learned, one number per unit or
+            one; or "fixed", the paper's.
         inner_start: "candidate", h_0 = f(W h + C x) (the paper's), or "previous", h_0 = h(t),
             which folds the memory into the recurrent matrix and takes the added depth away.
         backend: "auto", "matrix" (A as a matrix, the reference), "attention" (equation 4), or a
@@ -299,7 +306,7 @@ class FastWeightsRNN(_FastWeightsModule):
     Under autocast, outputs and states keep the dtype of the parameters.
 
     Parameters have ``nn.RNN``'s names, ``weight_ih_l0`` (C), ``weight_hh_l0`` (W), ``bias_ih_l0``,
-    ``bias_hh_l0``, and ``norm_weight_l0``, ``norm_bias_l0``, ``read_weight_l0`` (g), with the
+    ``bias_hh_l0``, and ``norm_weight_l0``, ``norm_bias_l0``, ``read_weight_l0`` (w), with the
     suffix ``_reverse`` for the reverse direction. The constants λ, η, S, f and the boundary can be
     set later, by name or all together as ``rule``; what parameters were made by cannot.
 
@@ -573,7 +580,7 @@ class FastWeightsRNNCell(_FastWeightsModule):
     same: a cell whose state is more than its output returns the state.)
 
     Parameters: ``weight_ih`` (C), ``weight_hh`` (W), ``bias_ih``, ``bias_hh``, ``norm_weight``,
-    ``norm_bias``, ``read_weight`` (g).
+    ``norm_bias``, ``read_weight`` (w).
 
     Raises:
         ValueError: an argument out of range, or an input or state of a wrong shape, device or
