@@ -336,6 +336,17 @@ def jacobians_both_ways(make):
 
 
 @case
+def jacobians_in_a_batch(make):
+    layer = make(3, 4, dtype=torch.float64)
+    inputs = x(5, 3, dtype=torch.float64)
+    call = lambda inputs: layer(inputs)[0][-1]  # noqa: E731
+    found = torch.autograd.functional.jacobian(call, inputs, vectorize=True)
+    torch.testing.assert_close(found, torch.autograd.functional.jacobian(call, inputs))
+    torch.autograd.functional.hessian(lambda x: call(x).sin().sum(), inputs, vectorize=True)
+    return found
+
+
+@case
 def dual_numbers(make):
     layer, inputs, direction = make(3, 4, dtype=torch.float64), x(5, 3), x(5, 3)
     inputs, direction = inputs.double(), direction.double()

@@ -261,9 +261,13 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
         operator = torch.ops.fwrnn.recurrence_backward
         found = operator(*known, *slow, lengths, ctx.form, *_constants(ctx.rule))
     else:
-        found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
-    found = iter(found)
-    return [None if x is None else next(found) for x in inputs]
+        try:
+            found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
+        except RuntimeError:
+            # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
+            return _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
+    each = iter(found)
+    return [None if x is None else next(each) for x in inputs]
 
 
 def _tangents(tensors, rule: Rule, tangents) -> tuple[Tensor, Tensor]:
