@@ -62,6 +62,10 @@ class FastMemory(NamedTuple):
         """Whether nothing was ever written, so that A = 0."""
         return not self.is_folded and self.written.shape[-2] == 0
 
+    def outgrows(self, steps: int) -> bool:
+        """Whether with so many more states it would take more room than the matrix they make."""
+        return self.written.shape[-2] + steps > self.written.shape[-1]
+
     def matrix(self) -> Tensor:
         """A, (…, B, H, H): H times as many numbers as there are units."""
         faded = self.fade[..., None, None] * self.folded

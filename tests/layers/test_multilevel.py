@@ -86,6 +86,9 @@ def test_regions_can_be_given_one_after_the_other():
         parts.append(outputs)
     torch.testing.assert_close(torch.cat(parts), whole)
     torch.testing.assert_close(state.memory.matrix(), last.memory.matrix())
+    for _ in range(20):
+        state = layer(x, state)[1].detach()
+    assert state.memory.written.shape[-2] <= layer.hidden_size + len(x)
     assert isinstance(state, FastWeightsState)
 
 

@@ -51,7 +51,7 @@ def choose(
     if backend in EAGER:
         return backend
     if backend == "auto" and drive.shape[0] == 1:
-        few = memory is None or not (memory.is_folded or _outgrows(memory, 1))
+        few = memory is None or not (memory.is_folded or memory.outgrows(1))
         return "attention" if few else "matrix"
     # The fade, of the same device and dtype, stands for the matrix that will be made.
     given = None if memory is None else memory.fade
@@ -59,11 +59,6 @@ def choose(
         if backend in ("auto", name) and implementation.supports(drive, hidden, given, slow, rule):
             return name
     return "matrix" if backend == "auto" and drive.shape[0] > 2 * drive.shape[-1] else "attention"
-
-
-def _outgrows(memory: FastMemory, steps: int) -> bool:
-    """Whether what will have been written takes more room than the matrix that it makes."""
-    return memory.written.shape[-2] + steps > memory.written.shape[-1]
 
 
 def recurrence(
@@ -102,7 +97,7 @@ def recurrence(
     if form in EAGER and (steps == 1 or not torch.compiler.is_compiling()):
         if memory is None:
             memory = FastMemory.empty(hidden)
-        elif form == "attention" and (memory.written.shape[-2] == 0 or _outgrows(memory, steps)):
+        elif form == "attention" and (memory.written.shape[-2] == 0 or memory.outgrows(steps)):
             # A copy, too, of a matrix that callers may change.
             memory = FastMemory.from_matrix(memory.matrix())
         states, memory = EAGER[form](drive, hidden, memory, slow, rule, lengths)
