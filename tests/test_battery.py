@@ -86,6 +86,9 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     kept.write_text(first.splitlines()[0] + "\n" + first.splitlines()[1][:40])  # a full disk
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == [cell]
+    results = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert {result["layer"] for result in results} == set(battery.LAYERS) and len(results) == 2
+    assert all("commit" in result for result in results)
     assert "ours / `nn.RNN`" in (tmp_path / "battery.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 from tqdm import tqdm
@@ -72,26 +73,33 @@ def main(argv: list[str]) -> int:
 def train(trials: list, file: Path, jobs: int) -> list[dict]:
     """The results of all trials: those kept in ``file``, one JSON object a line, and the others.
 
-    A line that is broken, as a full disk leaves one, is trained again.
+    A line that is broken, as a full disk leaves one, is left out of the file and trained again.
     """
     from dataclasses import fields
 
     from torch import multiprocessing
 
     from fwrnn.benchmarks import battery
+    from fwrnn.reports.results import commit
+    from fwrnn.training.run_folder import write_whole
 
     names = [field.name for field in fields(battery.Trial)]
     known = {tuple(result[name] for name in names): result for result in read(file)}
+    write_whole(file, "".join(json.dumps(result) + "\n" for result in known.values()).encode())
+    about = {"commit": commit()}
     keys = [tuple(getattr(trial, name) for name in names) for trial in trials]
     missing = [trial for trial, key in zip(trials, keys, strict=True) if key not in known]
-    file.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(total=len(trials), initial=len(trials) - len(missing), disable=None) as bar,
         file.open("a") as kept,
-        context.Pool(min(jobs, len(missing)) or 1) as pool,
+        # Ctrl-C is for this process alone, which then ends the others.
+        context.Pool(
+            min(jobs, len(missing)) or 1, signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
     ):
         for result in pool.imap_unordered(battery.run, missing):
+            result |= about
             kept.write(json.dumps(result) + "\n")
             kept.flush()
             known[tuple(result[name] for name in names)] = result
