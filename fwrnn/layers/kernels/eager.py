@@ -32,12 +32,8 @@ def matrix(
     with T·H².
     """
 
-    def write(A: Tensor, hidden: Tensor, rule: Rule, running: Tensor | None) -> Tensor:
-        written = equations.write(A, hidden, rule)
-        return written if running is None else torch.where(running[:, None, None], written, A)
-
     states, A = _run(
-        drive, hidden, memory.matrix(), slow, rule, lengths, equations.read, write
+        drive, hidden, memory.matrix(), slow, rule, lengths, equations.read, write_matrix
     )  # fmt: skip
     return states, FastMemory.from_matrix(A)
 
@@ -71,15 +67,33 @@ def _run(
     write: Callable[[Memory, Tensor, Rule, Tensor | None], Memory],
 ) -> tuple[Tensor, Memory]:
     """The loop over time. A sequence that has ended keeps its state and its memory."""
-    states, running = [], None
+    states = []
     for t, step in enumerate(drive.unbind(0)):
-        bracket = equations.sustained_input(step, hidden, slow)
-        if lengths is not None:
-            running = t < lengths
-            bracket = bracket.where(running.unsqueeze(-1), 0)  # whatever the padding is
-        new, _ = equations.inner_loop(bracket, hidden, partial(read, memory), slow, rule)
-        new = new.to(hidden.dtype)
-        hidden = new if running is None else new.where(running.unsqueeze(-1), hidden)
+        running = None if lengths is None else t < lengths
+        hidden = next_state(step, hidden, partial(read, memory), slow, rule, running)
         memory = write(memory, hidden, rule, running)
         states.append(hidden)
     return torch.stack(states), memory
+
+
+def next_state(
+    drive: Tensor,
+    hidden: Tensor,
+    read: Callable[[Tensor], Tensor],
+    slow: SlowWeights,
+    rule: Rule,
+    running: Tensor | None,
+) -> Tensor:
+    """h(t+1) from h(t), both (B, H); h(t) again where ``running`` (B), a mask, is False."""
+    bracket = equations.sustained_input(drive, hidden, slow)
+    if running is not None:
+        bracket = bracket.where(running.unsqueeze(-1), 0)  # whatever the padding is
+    new, _ = equations.inner_loop(bracket, hidden, read, slow, rule)
+    new = new.to(hidden.dtype)
+    return new if running is None else new.where(running.unsqueeze(-1), hidden)
+
+
+def write_matrix(A: Tensor, hidden: Tensor, rule: Rule, running: Tensor | None) -> Tensor:
+    """Equation 1 for the sequences that run, (B); the A of others, (B, H, H), stays."""
+    written = equations.write(A, hidden, rule)
+    return written if running is None else written.where(running[:, None, None], A)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.kernels import eager
 from fwrnn.layers.memory import FastMemory
 
 
@@ -28,17 +29,14 @@ def recurrence(
     def step(carry, here):
         hidden, A = carry
         drive, running = here
-        bracket = equations.sustained_input(drive, hidden, slow).where(running, 0)
-        new, _ = equations.inner_loop(
-            bracket, hidden, lambda query: equations.read(A, query), slow, rule
+        hidden = eager.next_state(
+            drive, hidden, lambda query: equations.read(A, query), slow, rule, running
         )
-        hidden = new.to(hidden.dtype).where(running, hidden)
-        A = equations.write(A, hidden, rule).where(running.unsqueeze(-1), A)
-        return (hidden, A), hidden.clone()
+        return (hidden, eager.write_matrix(A, hidden, rule, running)), hidden.clone()
 
     times = torch.arange(drive.shape[0], device=drive.device).unsqueeze(-1)
     ends = drive.shape[0] if lengths is None else lengths
-    running = (times < ends).expand(drive.shape[:2]).unsqueeze(-1)
+    running = (times < ends).expand(drive.shape[:2])
     given = FastMemory.empty(hidden) if memory is None else memory
     weight_hh, *others = slow
     others = (None if part is None else part.detach() for part in others)
