@@ -20,13 +20,14 @@ from fwrnn.layers import equations, kernels
 from fwrnn.layers.equations import Rule, SlowWeights
 from fwrnn.layers.initialization import (
     FAST_WEIGHTS_SCALE,
+    normal_incoming_,
     scaled_identity_,
     uniform_outgoing_,
 )
 from fwrnn.layers.memory import FastMemory, FastWeightsState
 
 READ_GAINS = ("unit", "layer", "fixed")
-READ_SCALE = 48.0  # g = 48 w: w is then as small as other weights, and learned at their rates
+READ_SCALE = 32.0  # g = 32 w: w is then as small as other weights, and learned at their rates
 
 
 def _constant(name: str) -> Any:
@@ -126,8 +127,9 @@ class _FastWeightsModule(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew: W = 0.05·I, C and biases uniform in ±1/√H, LN gain 1, bias 0.
 
-        Source: section 4 of the paper; see ``fwrnn.layers.initialization``. The learned strength
-        of the read starts at 0, from where training finds how much of it the data can use.
+        Source: section 4 of the paper; see ``fwrnn.layers.initialization``. Where the strength of
+        the read is learned, it starts at 0, from where training finds how much of it the data can
+        use, and C as N(0, 1/I), so that normalisation finds the inputs large enough.
         """
         for name, parameter in self.named_parameters():
             if name.startswith("weight_hh"):
@@ -136,6 +138,8 @@ class _FastWeightsModule(nn.Module):
                 nn.init.ones_(parameter)
             elif name.startswith(("norm_bias", "read_weight")):
                 nn.init.zeros_(parameter)
+            elif name.startswith("weight_ih") and self.read_gain != "fixed":
+                normal_incoming_(parameter)
             else:
                 uniform_outgoing_(parameter)
 
@@ -262,7 +266,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
         h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])
 
-    with g = 48 w and w, one number per unit, a parameter that starts at 0. (The 48 lets w be
+    with g = 32 w and w, one number per unit, a parameter that starts at 0. (The 32 lets w be
     learned at the rates of other parameters.) ``fwrnn battery`` compares it with ``nn.RNN``.
 
     Args:

@@ -294,12 +294,20 @@ def test_dropout_acts_between_layers_while_training():
 
 
 def test_starts_as_the_paper_says():
-    layer = FastWeightsRNN(300, 400)
+    layer = FastWeightsRNN(300, 400, read_gain="fixed")
     torch.testing.assert_close(layer.weight_hh_l0.detach(), 0.05 * torch.eye(400))
     for parameter in (layer.weight_ih_l0, layer.bias_ih_l0):
         assert 0.9 / 20 < parameter.abs().max() <= 1 / 20
     assert (layer.norm_weight_l0 == 1).all()
     assert (layer.norm_bias_l0 == 0).all()
+
+
+def test_starts_with_the_inputs_as_they_came_and_without_the_memory():
+    layer = FastWeightsRNN(300, 400)
+    torch.testing.assert_close(layer.weight_hh_l0.detach(), 0.05 * torch.eye(400))
+    seen = layer.weight_ih_l0 @ torch.randn(300, 100)
+    assert 0.9 < seen.std() < 1.1
+    assert not layer.read_weight_l0.any()
 
 
 @pytest.mark.parametrize("module", [FastWeightsRNN, FastWeightsRNNCell])
