@@ -43,7 +43,7 @@ def assert_same(found, wanted, **tolerance):
 @pytest.mark.parametrize("inner_steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("boundary", ["sustained", "identity"])
-@pytest.mark.parametrize(("steps", "batch", "units"), [(1, 1, 1), (7, 33, 19), (9, 5, 37)])
+@pytest.mark.parametrize(("steps", "batch", "units"), [(1, 1, 1), (7, 33, 19), (9, 5, 37), (4, 2, 64)])
 def test_equals_the_reference(dtype, inner_steps, layer_norm, boundary, steps, batch, units):
     settings = {"inner_steps": inner_steps, "layer_norm": layer_norm, "boundary": boundary}
     exact = calm(layer(5, units, **settings, fast_lr=0.5 / units, backend="matrix"))
@@ -56,18 +56,20 @@ def test_equals_the_reference(dtype, inner_steps, layer_norm, boundary, steps, b
         assert_same(results(made, x.to(dtype), state), wanted, **EXACT[dtype])
 
 
+@pytest.mark.parametrize("batch", [3, 40])  # along their units, and across a register
 @pytest.mark.parametrize("chunk", [1, 3, 4, 10, 64])
 @pytest.mark.parametrize("settings", [
     {}, {"inner_steps": 2, "nonlinearity": "tanh"}, {"boundary": "identity"},
     {"inner_start": "previous"}, {"decay": 0.0}, {"inner_steps": 0}, {"layer_norm": False},
 ], ids=str)  # fmt: skip
-def test_chunks_change_nothing(monkeypatch, chunk, settings):
+def test_chunks_change_nothing(monkeypatch, chunk, settings, batch):
+    assert cpu.few(True, 1, torch.float64) in range(4, 40)
     exact = calm(layer(5, 9, **{"fast_lr": 0.05, **settings}, backend="matrix"))
     made = clone(exact, backend="numba")
     monkeypatch.setattr(cpu, "uncut_steps", lambda units: 0)
     monkeypatch.setattr(cpu, "cut_length", lambda units: chunk)
-    x = torch.randn(11, 3, 5).double()
-    for state in (None, [part / 20 for part in random_state(made, 3)]):
+    x = torch.randn(11, batch, 5).double()
+    for state in (None, [part / 20 for part in random_state(made, batch)]):
         assert_same(results(made, x, state), results(exact, x, state), **EXACT[torch.float64])
 
 
@@ -86,6 +88,17 @@ def test_threads_change_nothing():
     torch.set_num_threads(3)
     assert_same(results(made, x), alone, rtol=0, atol=1e-12)
     torch.testing.assert_close(made(x)[0], alone[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 64])
+def test_gradients_may_have_other_threads_than_the_states(threads):
+    made = layer(5, 20, backend="numba")
+    x = torch.randn(6, 8, 5).double().requires_grad_()
+    torch.set_num_threads(65 - threads)
+    wanted = torch.autograd.grad(made(x)[0].sin().sum(), x)
+    output, _ = made(x)
+    torch.set_num_threads(threads)  # few or many sequences, for so many threads
+    torch.testing.assert_close(torch.autograd.grad(output.sin().sum(), x), wanted)
 
 
 def test_python_threads_stand_in_for_openmp(monkeypatch):

@@ -87,12 +87,17 @@ def saved_size(
 ) -> int:
     """How many numbers ``forward`` saves; T and B may be symbols, so nothing branches on them."""
     lanes = _lanes(dtype)
-    rows = -(-batch // lanes) * steps  # one vector per block and step
-    reads, row = rows * rule.inner_steps, units * lanes
-    # Where the sequence is not cut, that is up to ``uncut_steps``, there are no borders.
+    # 1 where the sequence is cut, and where the layout is along the units, else 0.
     cut = cast(int, torch.sym_min(1, torch.sym_max(0, steps - uncut_steps(units))))
-    borders = -(-batch // lanes) * ((steps - 1) // cut_length(units)) * cut
-    return rows * row + reads * (row + row * read_gain + lanes * layer_norm) + borders * units * row
+    fewer = few(cut, torch.get_num_threads(), dtype) - batch
+    along = cast(int, torch.sym_min(1, torch.sym_max(0, fewer)))
+    padded = -(-units // lanes) * lanes
+    blocks = along * batch + (1 - along) * -(-batch // lanes)
+    row = along * padded + (1 - along) * units * lanes
+    reads = blocks * steps * rule.inner_steps
+    borders = blocks * ((steps - 1) // cut_length(units)) * cut
+    saved = row * (blocks * steps + reads * (1 + read_gain) + borders * units)
+    return saved + reads * lanes * layer_norm + along * lanes
 
 
 def backward(
@@ -110,7 +115,7 @@ def backward(
     None for what there was none of. That of ``weight_hh`` follows from the first and ``trail`` in
     one matrix product.
     """
-    plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule)
+    plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule, saved.shape[0])
     steps, batch, units = drive.shape
     if not grad_states.is_contiguous():  # that of a sum is one number, expanded
         grad_states = _empty((steps, batch, units), trail.dtype).copy_(grad_states)
@@ -173,11 +178,29 @@ def cut_length(units: int) -> int:
     return max(48, units // 2)
 
 
-def _plan_for(shape, dtype, memory, slow: SlowWeights, rule: Rule) -> "_Plan":
-    steps, units = shape[0], shape[-1]
-    chunk = steps if steps <= uncut_steps(units) else cut_length(units)
+def few(cut: bool | int, threads: int, dtype: torch.dtype) -> int:
+    """Below how many sequences one after another, along their units, beat a register full of them.
+
+    They have something to do for every thread, and where a sequence is cut its matrix fits the
+    caches. For one thread the two were level at 12 to 24 sequences of up to 200 steps in float32,
+    and from 24 on for longer ones (20 to 200 units, AVX-512).
+    """
+    return max(1, threads * _lanes(dtype) * 3 // 8 * (1 + cut))
+
+
+def _plan_for(
+    shape, dtype, memory, slow: SlowWeights, rule: Rule, saved: int | None = None
+) -> "_Plan":
+    """The plan for these tensors; for backward, that by which so many numbers were ``saved``."""
+    steps, batch, units = shape
+    threads, cut = torch.get_num_threads(), steps > uncut_steps(units)
+    along = batch < few(cut, threads, dtype)
+    chunk = cut_length(units) if cut else steps
     has = memory is not None, slow.norm_weight is not None, slow.read_gain is not None
-    return _Plan.cached(*shape, dtype, chunk, *has, rule, torch.get_num_threads())
+    plan = _Plan.cached(*shape, dtype, chunk, *has, rule, threads, along)
+    if saved is None or saved == plan.saved_sizes[True]:
+        return plan
+    return _Plan.cached(*shape, dtype, chunk, *has, rule, threads, not along)  # by other threads
 
 
 @functools.cache
@@ -191,26 +214,29 @@ class _Plan:
     """What all calls for the same sizes and settings have in common."""
 
     def __init__(
-        self, steps, batch, units, dtype, chunk, given, normalised, gained, rule: Rule, threads
-    ):
+        self, steps, batch, units, dtype, chunk, given, normalised, gained, rule: Rule, threads,
+        along,
+    ):  # fmt: skip
         from fwrnn.layers.kernels import cpu_loops
 
         self._counters = (0,) * len(cpu_loops.COUNTERS)
         self._arrays = len(cpu_loops.ARRAYS)
         self._lanes = lanes = _lanes(dtype)
-        row = units * lanes
+        count = -(-units // lanes) if along else units
+        row = count * lanes
         self.loops, self.dtype = _loops(dtype), dtype
-        self.blocks = -(-batch // lanes)
+        self.blocks = batch if along else -(-batch // lanes)
         self.threads = min(threads, self.blocks)
         self._tables = _tables(rule, chunk, cpu_loops.GROUP, dtype)
         self._constants = (
-            cpu_loops.VERSION, self.blocks, steps, batch, units, rule.inner_steps, chunk,
+            cpu_loops.VERSION, along, self.blocks, steps, batch, units, count, rule.inner_steps,
+            chunk,
             rule.nonlinearity == "tanh", normalised, rule.boundary == "identity",
             rule.inner_start == "previous", *(table.data_ptr() for table in self._tables),
         )  # fmt: skip
         folds = given or steps > chunk
         self._work_sizes = [
-            cpu_loops.work_rows(units, chunk, rule.inner_steps, folds, backward) * row
+            cpu_loops.work_rows(along, units, chunk, rule.inner_steps, folds, backward) * row
             for backward in (False, True)
         ]
         # Without backward, each thread uses the same vectors again at every step.
@@ -224,8 +250,10 @@ class _Plan:
             scales_at = found_at + vectors * reads * row * gained
             borders_at = scales_at + vectors * reads * lanes * normalised
             # Without normalisation the loops still load a scale, from anywhere, and drop it.
-            self._layouts.append((normed_at, found_at, scales_at * normalised, borders_at))
-            self.saved_sizes.append(borders_at + borders * units * row)
+            end_at = borders_at + borders * units * row
+            self._layouts.append((normed_at, found_at, scales_at * normalised, borders_at, end_at))
+            # One register more along the units, so that the size tells the layout.
+            self.saved_sizes.append(end_at + along * lanes)
 
     cached = functools.lru_cache(maxsize=256)(lambda *key: _Plan(*key))
 

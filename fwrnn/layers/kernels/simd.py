@@ -444,6 +444,16 @@ def total(typing, a):
     return a.scalar(a), generate
 
 
+@intrinsic
+def first(typing, a):
+    """The number in the first lane."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.extract_element(arguments[0], ir.Constant(ir.IntType(32), 0))
+
+    return a.scalar(a), generate
+
+
 def _arithmetic(symbol, instruction):
     @intrinsic
     def apply(typing, a, b):

@@ -1,0 +1,533 @@
+"""Compiled operations on vectors of H units, for ``cpu_loops``: what one step is made of.
+
+A vector is a row of ``count`` registers' worth of numbers, in one of two layouts. Where many
+sequences are at hand, register i holds unit i of as many sequences as it has lanes: ``count`` is H,
+no sum runs across a register, and W h reads W once for all of them. Where few are, the registers
+lie ``along`` the units of one sequence: ``count`` is H/lanes, rounded up, sums end across a
+register, and the numbers past H are kept at zero.
+
+All arrays are flat, and a name that ends in ``_at`` is where in its array something starts.
+"""
+
+from numba import njit
+
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS
+from fwrnn.layers.kernels import simd
+from fwrnn.layers.kernels.simd import MANY, broadcast, fma, load, store
+
+GROUP = 4  # past states attended to at once; rows up to the next multiple exist and are finite
+
+
+@njit
+def take(along, source, start, units, sequences, target, at):
+    """(sequence, unit) rows of ``source`` as one vector; what has no sequence or unit becomes 0."""
+    if along:
+        pad(source, start, units, target, at)
+    else:
+        transpose(source, start, units, units, sequences, target, at, simd.width(source))
+
+
+@njit
+def pad(source, start, units, target, at):
+    lanes = simd.width(source)
+    whole = units // lanes * lanes
+    for i in range(0, whole, lanes):
+        store(target, at + i, load(source, start + i))
+    if whole < units:
+        store(target, at + whole, simd.zero(target))
+        for i in range(whole, units):
+            target[at + i] = source[start + i]
+
+
+@njit
+def transpose(source, start, down, columns, rows, target, at, across):
+    """``rows`` rows of ``columns`` numbers, ``down`` apart → as many columns, ``across`` apart.
+
+    The rows are at most as many as a register has lanes; where there are fewer, zeros follow.
+    """
+    lanes = simd.width(source)
+    tile = lanes // 2
+    for lane in range(0, lanes, tile):
+        done = 0
+        while done < columns and columns >= tile and lane + tile <= rows:
+            column = min(done, columns - tile)  # the last tile may do some columns again
+            here = start + lane * down + column
+            simd.transpose_tile(source, here, down, target, at + column * across + lane, across)
+            done = column + tile
+        for u in range(done, columns):
+            for k in range(lane, lane + tile):
+                found = source[start + k * down + u] if k < rows else 0
+                target[at + u * across + k] = found
+
+
+@njit
+def transpose_square(source, start, down, units, target, at, row):
+    """A matrix with rows ``down`` apart → its transpose, with padded rows ``row`` apart."""
+    lanes = simd.width(source)
+    for first in range(0, units, lanes):
+        rows = min(lanes, units - first)
+        transpose(source, start + first * down, down, units, rows, target, at + first, row)
+
+
+@njit
+def put(along, source, at, units, sequences, target, start):
+    """A vector as (sequence, unit) rows of ``target``, for the sequences and units that it has."""
+    lanes = simd.width(source)
+    if along:
+        whole = units // lanes * lanes
+        for i in range(0, whole, lanes):
+            store(target, start + i, load(source, at + i))
+        for i in range(whole, units):
+            target[start + i] = source[at + i]
+        return
+    tile = lanes // 2
+    for lane in range(0, lanes, tile):
+        done = 0
+        while done < units and units >= tile and lane + tile <= sequences:
+            unit = min(done, units - tile)
+            simd.transpose_tile(
+                source, at + unit * lanes + lane, lanes, target, start + lane * units + unit, units
+            )
+            done = unit + tile
+        for u in range(done, units):
+            for k in range(lane, min(lane + tile, sequences)):
+                target[start + k * units + u] = source[at + u * lanes + k]
+
+
+@njit
+def copy(source, at, target, to, count):
+    lanes = simd.width(source)
+    for i in range(count):
+        store(target, to + i * lanes, load(source, at + i * lanes))
+
+
+@njit
+def add(source, at, target, to, count):
+    lanes = simd.width(source)
+    for i in range(count):
+        here = to + i * lanes
+        store(target, here, load(target, here) + load(source, at + i * lanes))
+
+
+@njit
+def clear(target, at, count):
+    lanes = simd.width(target)
+    for i in range(count):
+        store(target, at + i * lanes, simd.zero(target))
+
+
+@njit
+def scale(source, at, factor, target, to, count):
+    lanes = simd.width(source)
+    for i in range(count):
+        store(target, to + i * lanes, load(source, at + i * lanes) * factor)
+
+
+@njit
+def keep(gate, target, at, count):
+    """Zero in the lanes where ``gate`` is not positive, whatever was there."""
+    lanes = simd.width(target)
+    for i in range(at, at + count * lanes, lanes):
+        store(target, i, simd.where_positive(gate, load(target, i)))
+
+
+@njit
+def stop(running, work, new, previous, count):
+    """Lanes that do not run keep their previous state."""
+    lanes = simd.width(work)
+    ended = simd.number(work, 0.5) - running  # lengths and steps are whole numbers
+    for i in range(0, count * lanes, lanes):
+        value = simd.where_positive(running, load(work, new + i))
+        kept = simd.where_positive(ended, load(work, previous + i))
+        store(work, new + i, value + kept)
+
+
+@njit
+def activate(source, at, target, to, count, tanh):
+    lanes = simd.width(source)
+    for i in range(count):
+        value = load(source, at + i * lanes)
+        store(target, to + i * lanes, simd.tanh(value) if tanh else simd.relu(value))
+
+
+@njit
+def activate_back(output, at, grad_at, to, count, tanh):
+    """From the gradient of f(z), at ``grad_at``, to that of z, added at ``to``."""
+    lanes = simd.width(output)
+    for k in range(0, count * lanes, lanes):
+        grad = _slope(load(output, at + k), load(output, grad_at + k), tanh)
+        store(output, to + k, load(output, to + k) + grad)
+
+
+@njit
+def _slope(output, gradient, tanh):
+    """The gradient before the non-linearity, from the output of it and the gradient after it."""
+    if tanh:
+        return fma(output * output, simd.negative(gradient), gradient)
+    return simd.where_positive(output, gradient)
+
+
+@njit
+def _across(along, value):
+    """Sums that were taken lane by lane, in all lanes: over the units of one sequence."""
+    return simd.splat(simd.total(value)) if along else value
+
+
+@njit
+def _across_4(along, rows):
+    if along:
+        a, b, c, d = rows
+        return _across(along, a), _across(along, b), _across(along, c), _across(along, d)
+    return rows
+
+
+@njit
+def _of_unit(along, values, i):
+    """A number of unit i for all sequences; or along the units, those of register i."""
+    return load(values, i * simd.width(values)) if along else broadcast(values, i)
+
+
+@njit
+def _weight_rows(rows, weight, at, down, across, units, x, x_at):
+    """rows[r] + Σ_j W[r, j] x[j], with W[r, j] at ``at + r·down + j·across``."""
+    lanes = simd.width(x)
+    for j in range(units):
+        vector = load(x, x_at + j * lanes)
+        rows = simd.fma_broadcast(rows, weight, at + j * across, down, vector)
+    return rows
+
+
+@njit
+def multiply(weight, down, across, units, x, x_at, out, out_at):
+    """out += W x for many sequences, some rows of W at a time so that they share what is read of x.
+
+    W[i, j] lies at ``i·down + j·across``: exchange the two for Wᵀ.
+    """
+    lanes = simd.width(x)
+    i = 0
+    for _ in range(units // MANY):
+        rows = simd.load_many(out, out_at + i * lanes, lanes)
+        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
+        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        i += MANY
+    for _ in range(units % MANY // 2):
+        rows = simd.load_2(out, out_at + i * lanes, lanes)
+        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
+        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        i += 2
+    if units % 2:
+        rows = simd.load_1(out, out_at + i * lanes, lanes)
+        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
+        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+
+
+@njit
+def _rows_of(rows, matrix, at, row, units, x, x_at, factor):
+    """rows[r] + factor · Σ_j x_j M[j, r], with register r of row j at ``at + j·row + r·lanes``."""
+    lanes = simd.width(x)
+    for j in range(units):
+        rows = simd.fma_rows(rows, matrix, at + j * row, lanes, factor * broadcast(x, x_at + j))
+    return rows
+
+
+@njit
+def combine(matrix, at, row, units, x, x_at, factor, out, out_at):
+    """out += factor · Σ_j x_j M_j for one sequence: Mᵀ x, of the rows of M, ``row`` apart."""
+    lanes = simd.width(x)
+    count, i = row // lanes, 0
+    for _ in range(count // MANY):
+        here = out_at + i * lanes
+        rows = simd.load_many(out, here, lanes)
+        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
+        simd.store_rows(out, here, lanes, rows)
+        i += MANY
+    for _ in range((count - i) // 4):
+        here = out_at + i * lanes
+        rows = simd.load_4(out, here, lanes)
+        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
+        simd.store_rows(out, here, lanes, rows)
+        i += 4
+    for _ in range((count - i) // 2):
+        here = out_at + i * lanes
+        rows = simd.load_2(out, here, lanes)
+        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
+        simd.store_rows(out, here, lanes, rows)
+        i += 2
+    if count - i:
+        here = out_at + i * lanes
+        rows = simd.load_1(out, here, lanes)
+        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
+        simd.store_rows(out, here, lanes, rows)
+
+
+@njit
+def attend(along, past, past_at, rows, strengths, strengths_at, query_at, out, out_at, count):
+    """out += Σ_r strength_r h_r (h_r · query) over the ``rows`` states at ``past_at``.
+
+    Reads whole groups of rows; ``strengths`` is 0 for those past ``rows``.
+    """
+    lanes = simd.width(past)
+    row = count * lanes
+    for first in range(0, rows, GROUP):
+        at = past_at + first * row
+        weights = simd.zeros_4(past)
+        for i in range(0, row, lanes):
+            weights = simd.fma_rows(weights, past, at + i, row, load(past, query_at + i))
+        weights = _across_4(along, weights)
+        weights = simd.scale_rows(weights, strengths, strengths_at - first, -1)
+        for i in range(0, row, lanes):
+            value = simd.weigh_rows(load(out, out_at + i), weights, past, at + i, row)
+            store(out, out_at + i, value)
+
+
+@njit
+def attend_back(
+    along, past, past_at, grad_past_at, rows, strengths, strengths_at, query_at, grad_at, out_at,
+    count,
+):  # fmt: skip
+    """The gradients of ``attend``, whose output's gradient is at ``grad_at``.
+
+    Adds to that of the query, at ``out_at``, and to those of the rows, at ``grad_past_at``. All
+    lie in the array ``past``.
+    """
+    lanes = simd.width(past)
+    row = count * lanes
+    for first in range(0, rows, GROUP):
+        at, grads_at = past_at + first * row, grad_past_at + first * row
+        asked, answered = simd.zeros_4(past), simd.zeros_4(past)
+        for i in range(0, row, lanes):
+            asked = simd.fma_rows(asked, past, at + i, row, load(past, query_at + i))
+            answered = simd.fma_rows(answered, past, at + i, row, load(past, grad_at + i))
+        asked, answered = _across_4(along, asked), _across_4(along, answered)
+        asked = simd.scale_rows(asked, strengths, strengths_at - first, -1)
+        answered = simd.scale_rows(answered, strengths, strengths_at - first, -1)
+        for i in range(0, row, lanes):
+            query, grad = load(past, query_at + i), load(past, grad_at + i)
+            value = simd.weigh_rows(load(past, out_at + i), answered, past, at + i, row)
+            store(past, out_at + i, value)
+            grads = simd.load_4(past, grads_at + i, row)
+            grads = simd.add_scaled(simd.add_scaled(grads, asked, grad), answered, query)
+            simd.store_rows(past, grads_at + i, row, grads)
+
+
+@njit
+def normalise(along, z, z_at, count, units):
+    """Layer normalisation of z in place, before gain and bias; returns 1 / standard deviation."""
+    lanes = simd.width(z)
+    end = z_at + count * lanes
+    number = simd.number(z, units)
+    mean, variance = simd.zero(z), simd.zero(z)
+    for at in range(z_at, end, lanes):
+        mean = mean + load(z, at)
+    mean = _across(along, mean) / number
+    if along and z_at + units < end:  # so that the numbers past the units become 0
+        for at in range(z_at + units, end):
+            z[at] = simd.first(mean)
+    for at in range(z_at, end, lanes):
+        centred = load(z, at) - mean
+        store(z, at, centred)
+        variance = fma(centred, centred, variance)
+    variance = _across(along, variance) / number
+    factor = simd.number(z, 1) / simd.sqrt(variance + simd.number(z, NORM_EPS))
+    for at in range(z_at, end, lanes):
+        store(z, at, load(z, at) * factor)
+    return factor
+
+
+@njit
+def outer_activation(along, layer_norm, tanh, normed, at, gain, shift, out, out_at, count):
+    """out = f(g z + b) with layer normalisation, f(z) without."""
+    lanes = simd.width(normed)
+    for i in range(count):
+        value = load(normed, at + i * lanes)
+        if layer_norm:
+            value = fma(value, _of_unit(along, gain, i), _of_unit(along, shift, i))
+        store(out, out_at + i * lanes, simd.tanh(value) if tanh else simd.relu(value))
+
+
+@njit
+def outer_activation_back(
+    along, layer_norm, tanh, normed, at, factor, gain, work, out_at, grad_at, total_at, count, units
+):
+    """The gradient of ``outer_activation`` and of ``normalise``: from h's to z's, in place.
+
+    h lies at ``out_at``, the gradient at ``grad_at``; those of gain and bias add up, lane by lane,
+    in the two rows at ``total_at``.
+    """
+    lanes = simd.width(work)
+    row = count * lanes
+    mean, product = simd.zero(work), simd.zero(work)
+    for i in range(count):
+        k = i * lanes
+        grad = _slope(load(work, out_at + k), load(work, grad_at + k), tanh)
+        if layer_norm:
+            value = load(normed, at + k)
+            to_gain, to_shift = total_at + k, total_at + row + k
+            store(work, to_gain, fma(grad, value, load(work, to_gain)))
+            store(work, to_shift, load(work, to_shift) + grad)
+            grad = grad * _of_unit(along, gain, i)
+            mean = mean + grad
+            product = fma(grad, value, product)
+        store(work, grad_at + k, grad)
+    if layer_norm:
+        number = simd.number(work, units)
+        mean = _across(along, mean) / number
+        product = simd.negative(_across(along, product) / number)
+        for k in range(0, row, lanes):
+            centred = load(work, grad_at + k) - mean
+            centred = fma(load(normed, at + k), product, centred)
+            store(work, grad_at + k, centred * factor)
+        if along:
+            for k in range(units, row):
+                work[grad_at + k] = 0
+
+
+@njit
+def per_direction(along, query, at, count, units):
+    """1 / (H · rms(q)) in each lane, by which what is found is multiplied."""
+    lanes = simd.width(query)
+    total = simd.zero(query)
+    for k in range(at, at + count * lanes, lanes):
+        total = fma(load(query, k), load(query, k), total)
+    total = _across(along, total) + simd.number(query, QUERY_EPS)
+    return simd.number(query, 1) / simd.sqrt(total * simd.number(query, units))
+
+
+@njit
+def add_gained(along, read_gain, source, at, target, to, count):
+    """target += g ⊙ source."""
+    lanes = simd.width(source)
+    for i in range(count):
+        here = to + i * lanes
+        value = fma(_of_unit(along, read_gain, i), load(source, at + i * lanes), load(target, here))
+        store(target, here, value)
+
+
+@njit
+def gained_back(
+    along, saved, found, read_gain, work, grad, query, total, to, grad_query, count, units
+):
+    """From the gradient of g ⊙ z, at ``grad``, with z = c A q and c = 1 / (H rms(q)).
+
+    To that of A q, at ``to``; that of g adds up in ``total``, and that of q, by way of c, is added
+    at ``grad_query``: -(z · dz) H c² q.
+    """
+    lanes = simd.width(work)
+    factor, product = per_direction(along, work, query, count, units), simd.zero(work)
+    for i in range(count):
+        k = i * lanes
+        value, answer = load(work, grad + k), load(saved, found + k)
+        store(work, total + k, fma(value, answer, load(work, total + k)))
+        value = value * _of_unit(along, read_gain, i)
+        product = fma(value, answer, product)
+        store(work, to + k, value * factor)
+    product = _across(along, product) * factor * factor * simd.number(work, units)
+    product = simd.negative(product)
+    for k in range(0, count * lanes, lanes):
+        store(work, grad_query + k, fma(product, load(work, query + k), load(work, grad_query + k)))
+
+
+@njit
+def matrix_times(matrix, at, down, across, units, factor, x_at, out, out_at):
+    """out_i += factor · Σ_j M_ij x_j for each of many sequences: each has an M of its own.
+
+    M_ij lies at ``at + i·down + j·across``, x in the same array. For one there is ``combine``.
+    """
+    lanes = simd.width(matrix)
+    i = 0
+    for _ in range(units // 4):
+        rows = simd.zeros_4(matrix)
+        for j in range(units):
+            vector = load(matrix, x_at + j * lanes)
+            rows = simd.fma_rows(rows, matrix, at + i * down + j * across, down, vector)
+        here = out_at + i * lanes
+        simd.store_rows(
+            out, here, lanes, simd.add_scaled(simd.load_4(out, here, lanes), rows, factor)
+        )
+        i += 4
+    for k in range(i, units):
+        value = simd.zero(matrix)
+        for j in range(units):
+            entry = load(matrix, at + k * down + j * across)
+            value = fma(entry, load(matrix, x_at + j * lanes), value)
+        here = out_at + k * lanes
+        store(out, here, fma(value, factor, load(out, here)))
+
+
+@njit
+def _outer_rows(along, rows, work, left_at, i, right_at, weights, weights_at, step, row, terms):
+    """rows[r] + Σ_k weight_k left_k[i] right_k[r]."""
+    lanes = simd.width(work)
+    for k in range(terms):
+        at = left_at + k * row
+        factor = broadcast(work, at + i) if along else load(work, at + i * lanes)
+        factor = factor * broadcast(weights, weights_at + k * step)
+        rows = simd.fma_rows(rows, work, right_at + k * row, lanes, factor)
+    return rows
+
+
+@njit
+def fold(
+    along, work, at, remaining, left_at, right_at, weights, weights_at, step, terms, count, units
+):
+    """M = remaining · M + Σ_k weight_k left_k right_kᵀ, over ``terms`` vectors of each."""
+    lanes = simd.width(work)
+    row = count * lanes
+    for i in range(units):
+        j = 0
+        for _ in range(count // MANY):
+            here, right = at + i * row + j * lanes, right_at + j * lanes
+            rows = simd.times(simd.load_many(work, here, lanes), remaining)
+            rows = _outer_rows(
+                along, rows, work, left_at, i, right, weights, weights_at, step, row, terms
+            )
+            simd.store_rows(work, here, lanes, rows)
+            j += MANY
+        for _ in range((count - j) // 4):
+            here, right = at + i * row + j * lanes, right_at + j * lanes
+            rows = simd.times(simd.load_4(work, here, lanes), remaining)
+            rows = _outer_rows(
+                along, rows, work, left_at, i, right, weights, weights_at, step, row, terms
+            )
+            simd.store_rows(work, here, lanes, rows)
+            j += 4
+        for jj in range(j, count):
+            here, right = at + i * row + jj * lanes, right_at + jj * lanes
+            rows = simd.times(simd.load_1(work, here, lanes), remaining)
+            rows = _outer_rows(
+                along, rows, work, left_at, i, right, weights, weights_at, step, row, terms
+            )
+            simd.store_rows(work, here, lanes, rows)
+
+
+@njit
+def fold_back(
+    along, work, grad_at, both_at, past_at, grad_past_at, strengths, strengths_at, rows_folded,
+    count, units,
+):  # fmt: skip
+    """The gradients of the folded states: those of h_r grow by strength_r (G + Gᵀ) h_r."""
+    lanes = simd.width(work)
+    row = count * lanes
+    if along:
+        transpose_square(work, grad_at, row, units, work, both_at, row)
+        add(work, grad_at, work, both_at, units * count)
+        for r in range(rows_folded):
+            strength = broadcast(strengths, strengths_at - r)
+            past, grad = past_at + r * row, grad_past_at + r * row
+            combine(work, both_at, row, units, work, past, strength, work, grad)
+        return
+    for i in range(units):
+        for j in range(units):
+            entry = load(work, grad_at + i * row + j * lanes)
+            other = load(work, grad_at + j * row + i * lanes)
+            store(work, both_at + i * row + j * lanes, entry + other)
+    for first in range(0, rows_folded, GROUP):
+        for i in range(units):
+            rows = simd.zeros_4(work)
+            for j in range(units):
+                entry = load(work, both_at + i * row + j * lanes)
+                rows = simd.fma_rows(rows, work, past_at + first * row + j * lanes, row, entry)
+            rows = simd.scale_rows(rows, strengths, strengths_at - first, -1)
+            here = grad_past_at + first * row + i * lanes
+            grads = simd.load_4(work, here, row)
+            simd.store_rows(work, here, row, simd.add_scaled(grads, rows, simd.number(work, 1)))
