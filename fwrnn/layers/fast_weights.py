@@ -151,13 +151,14 @@ class _FastWeightsModule(nn.Module):
         return F.linear(sequence, getattr(self, "weight_ih" + suffix), bias)
 
     def _slow_weights(self, suffix: str) -> SlowWeights:
-        read_weight = getattr(self, "read_weight" + suffix, None)
-        return SlowWeights(
-            getattr(self, "weight_hh" + suffix),
-            getattr(self, "norm_weight" + suffix, None),
-            getattr(self, "norm_bias" + suffix, None),
-            None if read_weight is None else READ_SCALE * read_weight.expand(self.hidden_size),
-        )
+        gain = shift = read_gain = None
+        if self._layer_norm:
+            gain, shift = getattr(self, "norm_weight" + suffix), getattr(self, "norm_bias" + suffix)
+        if self._read_gain != "fixed":
+            read_gain = READ_SCALE * getattr(self, "read_weight" + suffix)
+            if self._read_gain == "layer":
+                read_gain = read_gain.expand(self.hidden_size)
+        return SlowWeights(getattr(self, "weight_hh" + suffix), gain, shift, read_gain)
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__

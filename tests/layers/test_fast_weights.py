@@ -244,8 +244,6 @@ def test_attention_is_the_weight_of_each_past_state(read_gain):
         query = torch.relu(drive + F.linear(previous, made.weight_hh_l0))
         if read_gain == "unit":  # as it is asked: its direction
             query = query / (query.norm(dim=-1, keepdim=True) * 7**0.5)
-        if read_gain == "unit":  # as it is asked: its direction
-            query = query / (query.norm(dim=-1, keepdim=True) * 7**0.5)
         for past in range(6):
             wanted = torch.zeros(2).double()
             if past < t:

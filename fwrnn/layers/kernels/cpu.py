@@ -8,6 +8,7 @@ second team would fight with the first, whose threads spin a while after every o
 import ctypes
 import functools
 import logging
+import math
 import mmap
 import threading
 import warnings
@@ -67,11 +68,11 @@ def forward(
     plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
     trail = _empty((steps + 1, batch, units), hidden.dtype)
-    trail[0] = hidden
     states = _empty((steps, batch, units), hidden.dtype)
     saved = _empty((plan.saved_sizes[save],), hidden.dtype)
     drive = drive.to(hidden.dtype).contiguous()
-    inputs = (drive, plan.by_lane(lengths), *_contiguous(memory, *slow), states, trail, saved)
+    given = _contiguous(hidden, memory, *slow)
+    inputs = (drive, plan.by_lane(lengths), *given, states, trail, saved)
     plan.run(0, save, inputs)
     return states, trail, saved if save else _empty((0,), hidden.dtype)
 
@@ -123,24 +124,22 @@ def backward(
     grad_hidden = torch.empty_like(trail[0])
     grad_memory = None if memory is None else _empty((batch, units, units), trail.dtype)
     _, *learned = slow
-    rows = 1 + plan.blocks if any(gain is not None for gain in learned) else 0
-    grad_gains = trail.new_empty(rows, len(learned), units)  # those of blocks after their sum
+    grad_gains = [None if gain is None else _empty((units,), trail.dtype) for gain in learned]
+    by_block = _empty((plan.blocks, len(learned), units), trail.dtype)
     inputs = (
-        None, plan.by_lane(lengths), *_contiguous(memory, *slow), None, trail, saved.contiguous()
+        None, plan.by_lane(lengths), None, *_contiguous(memory, *slow), None, trail,
+        saved.contiguous(),
     )  # fmt: skip
-    grads = grad_states, grad_drive, grad_hidden, grad_memory, grad_gains if rows else None
+    grads = grad_states, grad_drive, grad_hidden, grad_memory, by_block, *grad_gains
     plan.run(1, True, inputs, grads)
-    # Copies: what an operator returns shares no storage.
-    gain, shift, read = (
-        None if weight is None else grad_gains[0, k].clone() for k, weight in enumerate(learned)
-    )
+    gain, shift, read = grad_gains
     return grad_drive, grad_hidden, grad_memory, gain, shift, read
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """``torch.empty``; a large one in large pages, as the first touch of small ones is slow."""
     tensor = torch.empty(shape, dtype=dtype, device="cpu")  # whatever the default device
-    if tensor.nbytes >= LARGE and (advise := _madvise()):
+    if math.prod(shape) * dtype.itemsize >= LARGE and (advise := _madvise()):
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         advise(start, tensor.data_ptr() + tensor.nbytes - start, mmap.MADV_HUGEPAGE)
     return tensor

@@ -40,9 +40,10 @@ CONSTANTS = (
 )  # fmt: skip
 SIZES = ("save", "normed_at", "found_at", "scales_at", "borders_at", "end_at", "work_size")
 ARRAYS = (
-    "drive", "lengths", "memory", "weight", "gain", "shift", "read_gain",
+    "drive", "lengths", "hidden", "memory", "weight", "gain", "shift", "read_gain",
     "states", "trail", "saved", "work",
-    "grad_states", "grad_drive", "grad_hidden", "grad_memory", "grad_gains",
+    "grad_states", "grad_drive", "grad_hidden", "grad_memory",
+    "by_block", "grad_gain", "grad_shift", "grad_read_gain",
 )  # fmt: skip
 CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)])
 # Numba's cache on disk notices changes of this file, but not of what it imports; it does notice
@@ -148,7 +149,8 @@ def _forward_block(c, kind, constants, block, slot):
     query = past + (chunk + 1 + GROUP) * row
     matrix = query + 2 * row
     newest = GROUP - 1  # where ``strengths`` starts for an age of 0
-    v.take(along, trail, first * units, units, sequences, work, past)
+    v.take(along, _array(c.hidden, kind), first * units, units, sequences, work, past)
+    v.put(along, work, past, units, sequences, trail, first * units)
     if c.memory:
         _take_memory(c, kind, first, sequences, True, work, matrix)
     if along and c.save and not block:
@@ -358,23 +360,24 @@ def _backward_block(c, kind, constants, block, slot):
     v.put(along, work, carry, units, sequences, _array(c.grad_hidden, kind), first * units)
     if c.memory:
         _put_matrix(c, work, grad_matrix, first, sequences, _array(c.grad_memory, kind))
-    if c.grad_gains:
-        grad_gains = _array(c.grad_gains, kind)
+    if c.layer_norm or c.read_gain:
+        by_block = _array(c.by_block, kind)
         for i in range(3 * units):  # of the gain, then of the bias, then of the read gain
             here = totals + i // units * row + i % units if along else totals + i * lanes
             found = work[here] if along else simd.total(load(work, here))
-            grad_gains[(block + 1) * 3 * units + i] = found
+            by_block[block * 3 * units + i] = found
 
 
 @njit
-def _sum_gains(c, kind):
-    """Row 0 of ``grad_gains`` becomes the sum of the rows of all blocks, always in their order."""
-    grad_gains, width = _array(c.grad_gains, kind), 3 * c.units
-    for i in range(width):
-        found = grad_gains[width + i]
-        for block in range(1, c.blocks):
-            found += grad_gains[(block + 1) * width + i]
-        grad_gains[i] = found
+def _sum_gains(c, kind, address, which):
+    """The gradient of one of the gains: the sum over all blocks, always in their order."""
+    if address:
+        target, by_block = _array(address, kind), _array(c.by_block, kind)
+        for u in range(c.units):
+            found = by_block[which * c.units + u]
+            for block in range(1, c.blocks):
+                found += by_block[(block * 3 + which) * c.units + u]
+            target[u] = found
 
 
 def build(kind, cache: bool):
@@ -407,8 +410,10 @@ def build(kind, cache: bool):
         constants = _constants(c, kind, slot, False)
         while block < c.blocks:
             _backward_block(c, kind, constants, block, slot)
-            if simd.claim(counters, 2) == c.blocks - 1 and c.grad_gains:
-                _sum_gains(c, kind)  # the last block is done
+            if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
+                _sum_gains(c, kind, c.grad_gain, 0)
+                _sum_gains(c, kind, c.grad_shift, 1)
+                _sum_gains(c, kind, c.grad_read_gain, 2)
             block = simd.claim(counters, 0)
 
     return forward, backward

@@ -18,6 +18,7 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
 from fwrnn.layers.equations import Rule, SlowWeights
@@ -67,7 +68,9 @@ def recurrence(
         states, trail, _ = torch.ops.fwrnn.recurrence(*inputs, form, *_constants(rule), save)
     else:
         try:
-            return _Recurrence.apply(*inputs, form, rule, save)
+            if save or any(x is not None and unpack_dual(x).tangent is not None for x in inputs):
+                return _Recurrence.apply(*inputs, form, rule, save)
+            states, trail, _ = _forward(*inputs[:3], SlowWeights(*slow), lengths, form, rule, save)
         except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
             states, trail, _ = _Transformed.apply(*inputs, form, rule, save)
     return states, states[-1].clone(), trail[1:].transpose(0, 1)
