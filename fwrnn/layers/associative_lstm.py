@@ -16,9 +16,11 @@ reads are combined, that choice is ours: writes and reads are both summed over t
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.layers.initialization import uniform_outgoing_
+from fwrnn.layers.kernels import associative
 
 
 class AssociativeLSTMState(NamedTuple):
@@ -77,13 +79,21 @@ class AssociativeLSTM(nn.Module):
                 steps.new_zeros(batch, self.hidden_size),
                 steps.new_zeros(batch, self.copies, half, 2),
             )
+        weight = self.hidden_map.weight
+        states, cells = associative.recurrence(self._eager, steps, weight, *hx, self.permutations)
+        return states, AssociativeLSTMState(states[-1], cells)
+
+    def _eager(
+        self, steps: Tensor, weight: Tensor, hidden: Tensor, cells: Tensor, permutations: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The recurrence in PyTorch operations: all hidden states, and the last cells."""
         outputs = []
         for step in steps.unbind(0):
-            hx = self._step(step + self.hidden_map(hx.hidden), hx.cells)
-            outputs.append(hx.hidden)
-        return torch.stack(outputs), hx
+            hidden, cells = self._step(step + F.linear(hidden, weight), cells, permutations)
+            outputs.append(hidden)
+        return torch.stack(outputs), cells
 
-    def _step(self, affine: Tensor, cells: Tensor) -> AssociativeLSTMState:
+    def _step(self, affine: Tensor, cells: Tensor, permutations: Tensor) -> tuple[Tensor, Tensor]:
         """The equations above; complex numbers are a last dimension of 2, heads a dimension 1."""
         batch, heads, half = len(affine), self.heads, self.hidden_size // 2
         forget, write, output, vectors = affine.split(self._sizes, dim=-1)
@@ -92,16 +102,16 @@ class AssociativeLSTM(nn.Module):
         output = torch.sigmoid(output).view(batch, heads, half, 1)
         vectors = _bound(vectors.view(batch, 3, heads, 2, half).transpose(-1, -2))
         write_key, read_key, update = vectors.unbind(1)
-        written = _multiply(self._permuted(write_key), (write * update).unsqueeze(2))
+        written = _multiply(_permuted(write_key, permutations), (write * update).unsqueeze(2))
         cells = forget * cells + written.sum(1)
-        found = _multiply(self._permuted(read_key), cells.unsqueeze(1)).mean(2)
+        found = _multiply(_permuted(read_key, permutations), cells.unsqueeze(1)).mean(2)
         hidden = (output * _bound(found)).sum(1)
-        return AssociativeLSTMState(hidden.transpose(-1, -2).reshape(batch, -1), cells)
+        return hidden.transpose(-1, -2).reshape(batch, -1), cells
 
-    def _permuted(self, keys: Tensor) -> Tensor:
-        """P_s applied to keys (B, heads, H/2, 2), for every copy s → (B, heads, copies, H/2, 2)."""
-        flat = keys.index_select(2, self.permutations.view(-1))
-        return flat.unflatten(2, self.permutations.shape)
+
+def _permuted(keys: Tensor, permutations: Tensor) -> Tensor:
+    """P_s applied to keys (B, heads, H/2, 2), for every copy s → (B, heads, copies, H/2, 2)."""
+    return keys.index_select(2, permutations.view(-1)).unflatten(2, permutations.shape)
 
 
 def _bound(z: Tensor) -> Tensor:

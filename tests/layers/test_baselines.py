@@ -52,6 +52,45 @@ def test_associative_lstm_equals_its_equations_in_complex_numbers(copies, heads)
     torch.testing.assert_close(state.cells[..., 1].transpose(0, 1), cells.imag)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("steps", "batch", "size", "copies", "heads"), [
+    (1, 1, 2, 1, 1), (5, 70, 14, 4, 3), (7, 16, 6, 3, 2),
+])  # fmt: skip
+def test_associative_lstm_is_the_same_fused(dtype, steps, batch, size, copies, heads):
+    layer = AssociativeLSTM(5, size, copies, heads).double()
+    x = torch.randn(steps, batch, 5).double()
+    state = [3 * torch.randn(batch, size), 2 * torch.randn(batch, copies, size // 2, 2)]
+    with torch.no_grad():
+        layer.input_map.weight.mul_(3)  # some vectors beyond their bound, some within
+
+    def results(layer, fused):
+        x_, *given = (part.to(layer.input_map.weight).requires_grad_() for part in (x, *state))
+        if fused:
+            output, (_, cells) = layer(x_, tuple(given))
+            assert "_Recurrence" in type(cells.grad_fn).__name__
+        else:
+            start = layer.input_map(x_), layer.hidden_map.weight, *given, layer.permutations
+            output, cells = layer._eager(*start)
+        loss = output.sin().sum() + cells.cos().sum()
+        return output, cells, *torch.autograd.grad(loss, [x_, *given, *layer.parameters()])
+
+    wanted = results(layer, False)
+    near = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-3}
+    for one, other in zip(results(layer.to(dtype), True), wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, **near)
+
+
+def test_derivatives_of_the_associative_lstm():
+    layer = AssociativeLSTM(3, 4, 2, 2).double()
+    x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: layer(x)[0], x)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x)
+    each = torch.stack([layer(x[:, k : k + 1])[0] for k in range(2)])
+    torch.testing.assert_close(
+        torch.vmap(lambda x: layer(x)[0])(x.unsqueeze(2).transpose(0, 1)), each
+    )
+
+
 def test_associative_lstm_goes_on_from_its_state():
     layer = AssociativeLSTM(5, 6)
     x = torch.randn(6, 3, 5)

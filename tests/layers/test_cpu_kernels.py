@@ -43,7 +43,9 @@ def assert_same(found, wanted, **tolerance):
 @pytest.mark.parametrize("inner_steps", [0, 1, 2, 5])
 @pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("boundary", ["sustained", "identity"])
-@pytest.mark.parametrize(("steps", "batch", "units"), [(1, 1, 1), (7, 33, 19), (9, 5, 37), (4, 2, 64)])
+@pytest.mark.parametrize(
+    ("steps", "batch", "units"), [(1, 1, 1), (7, 33, 19), (9, 5, 37), (4, 2, 64)]
+)
 def test_equals_the_reference(dtype, inner_steps, layer_norm, boundary, steps, batch, units):
     settings = {"inner_steps": inner_steps, "layer_norm": layer_norm, "boundary": boundary}
     exact = calm(layer(5, units, **settings, fast_lr=0.5 / units, backend="matrix"))

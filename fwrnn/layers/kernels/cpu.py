@@ -14,6 +14,7 @@ import threading
 import warnings
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -87,7 +88,7 @@ def saved_size(
     rule: Rule,
 ) -> int:
     """How many numbers ``forward`` saves; T and B may be symbols, so nothing branches on them."""
-    lanes = _lanes(dtype)
+    lanes = lanes_of(dtype)
     # 1 where the sequence is cut, and where the layout is along the units, else 0.
     cut = cast(int, torch.sym_min(1, torch.sym_max(0, steps - uncut_steps(units))))
     fewer = few(cut, torch.get_num_threads(), dtype) - batch
@@ -184,7 +185,7 @@ def few(cut: bool | int, threads: int, dtype: torch.dtype) -> int:
     caches. For one thread the two were level at 12 to 24 sequences of up to 200 steps in float32,
     and from 24 on for longer ones (20 to 200 units, AVX-512).
     """
-    return max(1, threads * _lanes(dtype) * 3 // 8 * (1 + cut))
+    return max(1, threads * lanes_of(dtype) * 3 // 8 * (1 + cut))
 
 
 def _plan_for(
@@ -203,7 +204,7 @@ def _plan_for(
 
 
 @functools.cache
-def _lanes(dtype: torch.dtype) -> int:
+def lanes_of(dtype: torch.dtype) -> int:
     from fwrnn.layers.kernels import simd
 
     return simd.VECTOR_BYTES // dtype.itemsize
@@ -220,10 +221,10 @@ class _Plan:
 
         self._counters = (0,) * len(cpu_loops.COUNTERS)
         self._arrays = len(cpu_loops.ARRAYS)
-        self._lanes = lanes = _lanes(dtype)
+        self._lanes = lanes = lanes_of(dtype)
         count = -(-units // lanes) if along else units
         row = count * lanes
-        self.loops, self.dtype = _loops(dtype), dtype
+        self.loops, self.dtype = compiled("cpu_loops", dtype), dtype
         self.blocks = batch if along else -(-batch // lanes)
         self.threads = min(threads, self.blocks)
         self._tables = _tables(rule, chunk, cpu_loops.GROUP, dtype)
@@ -274,7 +275,7 @@ class _Plan:
         addresses += [0] * (self._arrays - len(addresses))
         sizes = (save, *self._layouts[save], work_size)
         call = array("q", (*self._counters, *self._constants, *sizes, *addresses))
-        _run_team(self.loops[which], call.buffer_info()[0], self.threads)
+        run_team(self.loops[which], call.buffer_info()[0], self.threads)
 
 
 def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
@@ -287,19 +288,19 @@ def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
 
 @torch.compiler.assume_constant_result
 def _available(dtype: torch.dtype) -> bool:
-    return _loops(dtype) is not None
+    return compiled("cpu_loops", dtype) is not None
 
 
 @functools.cache
-def _loops(dtype: torch.dtype) -> Any:
-    """The two compiled loops for one type of number, or None where they cannot be had."""
+def compiled(module: str, dtype: torch.dtype) -> Any:
+    """The two loops of a module beside this one, compiled; None where they cannot be had."""
     if find_spec("numba") is None:
         return None
     # Reading them from disk is quick; what takes longer than a moment is compiling.
     notice = threading.Timer(1.5, _log.info, [_COMPILING])
     notice.start()
     try:
-        return _build(dtype)
+        return _build(module, dtype)
     except Exception as error:
         warnings.warn(
             f"the fused CPU kernels did not compile here, so slower ones are used: {error}",
@@ -314,19 +315,18 @@ _log = logging.getLogger(__name__)
 _COMPILING = "compiling the fused kernels for this machine, once; some seconds"
 
 
-def _build(dtype: torch.dtype):
+def _build(module: str, dtype: torch.dtype):
     from numba import types
 
-    from fwrnn.layers.kernels import cpu_loops
-
+    loops = import_module(f"fwrnn.layers.kernels.{module}")
     kind = {torch.float32: types.float32, torch.float64: types.float64}[dtype]
     try:
-        return cpu_loops.build(kind, cache=True)
+        return loops.build(kind, cache=True)
     except Exception as error:
         # No folder for the cache, one that cannot be written, a damaged file in it, or what will
         # be raised again.
         _log.info("the compiled kernels cannot be kept on disk: %s", error)
-        return cpu_loops.build(kind, cache=False)
+        return loops.build(kind, cache=False)
 
 
 @functools.cache
@@ -341,7 +341,7 @@ def _openmp():
     return function
 
 
-def _run_team(loop, argument: int, threads: int) -> None:
+def run_team(loop, argument: int, threads: int) -> None:
     """Call ``loop(argument)`` in every thread of a team; Python's lock is free meanwhile."""
     run = _callable(loop)
     if threads == 1:

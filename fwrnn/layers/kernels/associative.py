@@ -1,0 +1,159 @@
+"""The associative LSTM over whole sequences on the CPU: what lies around ``associative_loops``.
+
+The matrix product of a step is PyTorch's; the rest, some thirty operations without any sum over
+units, is one pass of compiled loops.
+"""
+
+from array import array
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from fwrnn.layers.kernels import cpu
+from fwrnn.layers.kernels.operators import is_observed
+
+Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def recurrence(
+    eager: Form, steps: Tensor, weight: Tensor, hidden: Tensor, cells: Tensor, permutations: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The hidden states (T, B, H) and the last cells, by the loops where they reach.
+
+    Args:
+        eager: the same in PyTorch operations, called with the other arguments where they do not.
+        steps: affine(x) for every step, (T, B, N).
+        weight: of h in the affine map, (N, H).
+        hidden, cells: the state, (B, H) and (B, copies, H/2, 2).
+        permutations: (copies, H/2).
+    """
+    inputs = steps, weight, hidden, cells
+    if not _reaches(*inputs, permutations):
+        return eager(*inputs, permutations)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    try:
+        return _Recurrence.apply(*inputs, permutations, eager, save)
+    except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
+        return eager(*inputs, permutations)
+
+
+def _reaches(*tensors: Tensor) -> bool:
+    steps = tensors[0]
+    return (
+        not is_observed(steps)
+        and steps.dtype in cpu.DTYPES
+        and steps.numel() > 0
+        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and all(tensor.dtype == steps.dtype for tensor in tensors[:-1])
+        and all(unpack_dual(tensor).tangent is None for tensor in tensors[:-1])
+        and cpu.compiled("associative_loops", steps.dtype) is not None
+    )
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, steps, weight, hidden, cells, permutations, eager, save):
+        plan = _Plan(steps, cells, permutations)
+        memories = [plan.in_lanes(cells)]
+        found, affines, outputs = [], [], []
+        last = hidden.contiguous()
+        for step in steps:
+            affine = torch.addmm(step, last, weight.t())
+            last = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+            memories.append(torch.empty_like(memories[0]))
+            reads = plan.empty_reads()
+            plan.run(0, affine, memories[-2], memories[-1], reads, last)
+            outputs.append(last)
+            if save:
+                affines.append(affine)
+                found.append(reads)
+            else:
+                del memories[:-1]
+        states = torch.stack(outputs)
+        ctx.eager, ctx.plan = eager, plan
+        ctx.set_materialize_grads(False)
+        kept = (*affines, *found, *memories) if save else ()
+        ctx.save_for_backward(steps, weight, hidden, cells, permutations, states, *kept)
+        return states, plan.in_rows(memories[-1])
+
+    @staticmethod
+    def backward(ctx, grad_states, grad_cells):
+        *inputs, permutations, states = ctx.saved_tensors[:6]
+        if torch.is_grad_enabled():
+            return *_eager_gradients(ctx, inputs, permutations, grad_states, grad_cells), *NOTHING
+        _, weight, hidden, cells = inputs
+        plan, kept, steps = ctx.plan, ctx.saved_tensors[6:], len(states)
+        affines, found, memories = kept[:steps], kept[steps : 2 * steps], kept[2 * steps :]
+        grad_memory = plan.in_lanes(torch.zeros_like(cells) if grad_cells is None else grad_cells)
+        carry, grad_affines = torch.zeros_like(hidden), states.new_empty(steps, *plan.shape)
+        for t in range(steps - 1, -1, -1):
+            grad = carry if grad_states is None else carry + grad_states[t]
+            plan.run(
+                1, affines[t], memories[t], memories[t + 1], found[t], None,
+                grad.contiguous(), grad_memory, grad_affines[t],
+            )  # fmt: skip
+            carry = grad_affines[t] @ weight
+        before = torch.cat([hidden.unsqueeze(0), states[:-1]])
+        grad_weight = grad_affines.flatten(0, 1).t() @ before.flatten(0, 1)
+        return grad_affines, grad_weight, carry, plan.in_rows(grad_memory), *NOTHING
+
+
+NOTHING = (None,) * 3  # the gradients of what is not differentiated
+
+
+def _eager_gradients(ctx, inputs, permutations, *grads):
+    """The gradients by way of the eager form; those can be differentiated again."""
+    with torch.enable_grad():
+        outputs = ctx.eager(*inputs, permutations)
+    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    outputs, grads = zip(*pairs, strict=True)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in inputs]
+
+
+class _Plan:
+    """What all steps of a sequence have in common."""
+
+    def __init__(self, steps: Tensor, cells: Tensor, permutations: Tensor):
+        from fwrnn.layers.kernels import associative_loops as loops
+
+        self.dtype, self.shape = steps.dtype, steps.shape[1:]
+        batch, self.copies, self.half, _ = cells.shape
+        self.lanes = cpu.lanes_of(self.dtype)
+        self.heads = (self.shape[1] // self.half - 1) // 8
+        self.blocks = -(-batch // self.lanes)
+        self.batch = batch
+        self.threads = min(torch.get_num_threads(), self.blocks)
+        self.permutations = permutations.contiguous()
+        size = loops.work_rows(self.heads) * self.half * self.lanes
+        self.work = torch.empty(self.threads * size, dtype=self.dtype)
+        self.loops = cpu.compiled("associative_loops", self.dtype)
+        self.start = (
+            *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, batch, self.half,
+            self.copies, self.heads, size, self.permutations.data_ptr(), self.work.data_ptr(),
+        )  # fmt: skip
+        self.arrays = len(loops.ARRAYS) - 1
+
+    def empty_reads(self) -> Tensor:
+        return torch.empty(self.blocks, self.heads, 2, self.half, self.lanes, dtype=self.dtype)
+
+    def in_lanes(self, cells: Tensor) -> Tensor:
+        """(B, copies, H/2, 2) → (blocks, copies, 2, H/2, lanes), zeros in idle lanes."""
+        padded = cells.new_zeros(self.blocks * self.lanes, *cells.shape[1:])
+        padded[: self.batch] = cells
+        blocked = padded.view(self.blocks, self.lanes, *cells.shape[1:])
+        return blocked.permute(0, 2, 4, 3, 1).contiguous()
+
+    def in_rows(self, memory: Tensor) -> Tensor:
+        """The way back."""
+        return memory.permute(0, 4, 1, 3, 2).flatten(0, 1)[: self.batch].contiguous()
+
+    def run(self, which: int, *tensors: Tensor | None) -> None:
+        """Run loop 0 (forward) or 1 (backward); arrays in their order after ``work``."""
+        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        addresses += [0] * (self.arrays - len(addresses))
+        call = array("q", (*self.start, *addresses))
+        cpu.run_team(self.loops[which], call.buffer_info()[0], self.threads)
