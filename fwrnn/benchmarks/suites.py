@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fwrnn.benchmarks.machine import Peak, free_memory, measure_peak
 from fwrnn.benchmarks.timing import ENOUGH, Timing, alternate, waiter
-from fwrnn.layers import FastWeightsRNN, kernels
+from fwrnn.layers import FastWeightsRNN, FastWeightsRNNCell, kernels
 
 BASELINE = "nn.LSTM"
 OTHERS = {
@@ -50,7 +50,8 @@ class Plan:
 
     ``steps`` are the (T, I, H) of the compared steps, with ``batch`` sequences. Growth is measured
     with ``growth_batch`` sequences over ``lengths`` (T, at H = 64) and over ``widths`` (H, at
-    T = 100), and summed up in the ratios of T = ``growth``. Each group of contestants is timed for
+    T = 100), and summed up in the ratios of T = ``growth``. ``small`` are the (T, B, I, H) of few
+    sequences, ``cells`` the (B, I, H) of single steps. Each group of contestants is timed for
     ``budget`` seconds, with ``samples`` samples each at most; a sample is as many calls as take
     ``sample_seconds``, so that the clock and a cold cache weigh little. A contestant is left out
     where it would need more than ``patience`` seconds or ``memory`` bytes (None: half of what is
@@ -75,6 +76,14 @@ class Plan:
         (24, 100, 200),
     )
     growth: tuple[int, int] = (500, 2000)
+    small: tuple[tuple[int, int, int, int], ...] = tuple(
+        (steps, batch, 100, units)
+        for batch in (1, 8)
+        for steps, units in ((11, 50), (100, 100), (1000, 128))
+    )
+    cells: tuple[tuple[int, int, int], ...] = tuple(
+        (batch, 100, units) for batch in (1, 128) for units in (50, 100)
+    )
 
     @property
     def sizes(self) -> list[Size]:
@@ -83,7 +92,8 @@ class Plan:
     @property
     def groups(self) -> int:
         """How often ``progress`` is called before the whole networks."""
-        return 3 * len(self.steps) + len(self.lengths) + len(self.widths)
+        steps = 4 * len(self.steps) + 2 * len(self.small) + 2 * len(self.cells)
+        return steps + len(self.lengths) + len(self.widths)
 
 
 QUICK = Plan(
@@ -277,6 +287,80 @@ def measure_steps(
             found = race(step, size, ["auto", *forms, *OTHERS], plan, forecast, device)
             rows += [{"step": kind, **row} for row in found]
     return rows
+
+
+def measure_small(plan: Plan, device: torch.device, progress: Progress) -> list[dict]:
+    """Training and inference steps of few sequences."""
+    rows = []
+    for kind, step in STEPS.items():
+        forecast = Forecast(plan, device)
+        for size in (Size(*numbers) for numbers in plan.small):
+            progress(f"{kind} step, B={size.batch}, T={size.steps}")
+            found = race(step, size, ["auto", "nn.RNN", BASELINE], plan, forecast, device)
+            rows += [{"step": kind, **row} for row in found]
+    return rows
+
+
+def measure_one_thread(plan: Plan, device: torch.device, progress: Progress) -> list[dict]:
+    """Training steps on one thread, as the jobs of a sweep have it; none where there is but one."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return []
+    torch.set_num_threads(1)
+    try:
+        rows = []
+        forecast = Forecast(plan, device)
+        for size in plan.sizes:
+            progress(f"one thread, H={size.units}")
+            rows += race(training_step, size, ["auto", "nn.RNN", BASELINE], plan, forecast, device)
+        return rows
+    finally:
+        torch.set_num_threads(threads)
+
+
+CELLS = {
+    "FastWeightsRNNCell": partial(FastWeightsRNNCell, nonlinearity="relu"),
+    "nn.RNNCell": partial(nn.RNNCell, nonlinearity="relu"),
+    "nn.LSTMCell": nn.LSTMCell,
+}
+
+
+def measure_cells(plan: Plan, device: torch.device, progress: Progress) -> list[dict]:
+    """One step, from the state after the eleven of the paper's task: a game, a stream."""
+    rows = []
+    for kind in STEPS:
+        for batch, inputs, units in plan.cells:
+            progress(f"{kind} step of a cell, B={batch}")
+            x = torch.randn(batch, inputs, device=device)
+            runs = {}
+            for name, make in CELLS.items():
+                cell, state = make(inputs, units).to(device), None
+                with torch.no_grad():
+                    for _ in range(11):
+                        state = cell(x, state)
+                runs[name] = partial(CELL_STEPS[kind], cell, x, state)
+                runs[name]()
+            columns = compare(in_turn(runs, plan, device), "nn.LSTMCell")
+            size = Size(1, batch, inputs, units).row()
+            rows += [
+                {"step": kind, "contestant": name, "form": None, **size, "skipped": None, **column}
+                for name, column in columns.items()
+            ]
+    return rows
+
+
+def _train_cell(cell: nn.Module, x: Tensor, state) -> None:
+    cell.zero_grad(set_to_none=True)
+    state = cell(x, state)
+    (state if isinstance(state, Tensor) else state[0]).sum().backward()
+
+
+def _ask_cell(cell: nn.Module, x: Tensor, state) -> None:
+    with torch.no_grad():
+        cell(x, state)
+
+
+CELL_STEPS = {"training": _train_cell, "inference": _ask_cell}
 
 
 def measure_growth(plan: Plan, device: torch.device, progress: Progress) -> list[dict]:

@@ -11,6 +11,9 @@ Ratios are measured in one process, the contestants in turn. ``bench.json`` hold
     unavailable     an object: the layer's forms that the device cannot compute, and why
     warnings        sentences on what makes the numbers doubtful
     steps           rows: training and inference steps
+    small           rows: the same of few sequences
+    cells           rows: single steps, beside nn.LSTMCell's
+    one_thread      rows: training steps on one thread; empty where there is but one, or a GPU
     growth          rows: time and memory of a training step against T and H
     growth_ratios   rows: what a sequence of T_long steps needs, as a multiple of T_short
     share           rows: how much of the rate of matrix products a training step achieves
@@ -25,7 +28,7 @@ Every row of a table has the same keys, of these:
     ms              median time, in milliseconds, of one step or update; null when skipped
     ms_q1, ms_q3    its quartiles
     samples         that the median was taken of
-    ratio           ms divided by the ms of nn.LSTM, or of the model lstm, at the same size
+    ratio           ms divided by the ms of nn.LSTM (nn.LSTMCell, the model lstm) at the same size
     step            training (forward and backward to the parameters, not to the input) or inference
     against         T or H: what is varied
     peak_bytes      the most memory that a step held beyond its parameters and input; null where it
@@ -142,6 +145,9 @@ def bench(
         growth = suites.measure_growth(plan, where, progress)
         result = {
             "steps": suites.measure_steps(plan, where, absent, progress),
+            "small": suites.measure_small(plan, where, progress),
+            "cells": suites.measure_cells(plan, where, progress),
+            "one_thread": suites.measure_one_thread(plan, where, progress),
             "growth": growth,
             "growth_ratios": suites.growth_ratios(growth, *plan.growth),
             "share": suites.measure_share(plan, where, progress),
@@ -203,11 +209,14 @@ def trainer_of(model: str, device, seed: int, overrides: tuple):
     return SupervisedTrainer(network, task, config.trainer, seed, where, nowhere), config
 
 
+MEASURED = "steps", "small", "cells", "one_thread", "growth", "share", "updates"
+
+
 def warnings(result: dict) -> list[str]:
     """What makes the numbers doubtful, a sentence each."""
     from fwrnn.benchmarks.timing import WIDE_SPREAD
 
-    tables = (result[table] for table in ("steps", "growth", "share", "updates"))
+    tables = (result[table] for table in MEASURED)
     rows = [row for table in tables for row in table if row["samples"] >= 4]
     spreads = [(row["ms_q3"] - row["ms_q1"]) / row["ms"] for row in rows]
     wide = [spread for spread in spreads if spread > WIDE_SPREAD]

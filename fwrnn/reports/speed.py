@@ -37,6 +37,17 @@ def markdown(result: dict) -> str:
         rows = [row for row in result["steps"] if row["step"] == kind]
         parts += [f"## {words}, {_sizes(rows, 'B', 'I')}", _grid(rows, "TH", _ratio_cell)]
         parts += _left_out(rows, "TH")
+    for table, words, letters in (
+        ("small", "of few sequences", "BTH"),
+        ("cells", "of a cell alone, × of `nn.LSTMCell`", "BH"),
+    ):
+        for kind in ("training", "inference"):
+            rows = [row for row in result[table] if row["step"] == kind]
+            parts += [f"## {kind.capitalize()} step {words}", _grid(rows, letters, _ratio_cell)]
+            parts += _left_out(rows, letters)
+    if rows := result["one_thread"]:
+        parts += [f"## Training step on one thread, {_sizes(rows, 'B', 'I')}"]
+        parts += [_grid(rows, "TH", _ratio_cell), *_left_out(rows, "TH")]
     for against, fixed in (("T", "BIH"), ("H", "TBI")):
         rows = [row for row in result["growth"] if row["against"] == against]
         parts.append(

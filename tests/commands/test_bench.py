@@ -15,7 +15,9 @@ from fwrnn.commands.composition import conf_dir
 from tests.benchmarks.tiny import TINY
 from tests.conftest import TINY as TINY_RUN
 
-TABLES = ("steps", "growth", "growth_ratios", "share", "updates")
+TABLES = (
+    "steps", "small", "cells", "one_thread", "growth", "growth_ratios", "share", "updates",
+)  # fmt: skip
 FILES = ("bench.json", "bench.md", "bench.png")
 
 
@@ -24,7 +26,7 @@ def measured():
     """One real measurement, of networks and of sizes that are tiny."""
     small = tuple(word for word in TINY_RUN if word.startswith(("model.", "task.")))
     before = torch.get_num_threads()
-    yield bench.bench(TINY, threads=1, overrides=small)
+    yield bench.bench(TINY, threads=2, overrides=small)
     torch.set_num_threads(before)
 
 
@@ -113,8 +115,8 @@ def test_busy_machine_is_told_of():
     def table(q3):
         return [{"ms": 1.0, "ms_q1": 1.0, "ms_q3": q3, "samples": 9}] * 5
 
-    quiet = dict.fromkeys(("steps", "growth", "share", "updates"), table(1.01))
+    quiet = dict.fromkeys(bench.MEASURED, table(1.01))
     assert bench.warnings(quiet) == []
     (warning,) = bench.warnings({**quiet, "steps": table(2.0)})
-    assert "5 of 20 timings" in warning
+    assert "5 of 35 timings" in warning
     assert "100%" in warning
