@@ -116,3 +116,11 @@ def test_share_is_work_by_time_by_rate():
     for row in suites.measure_share(TINY, CPU, nothing):
         assert row["gflops"] == pytest.approx(2e-6 * row["multiply_adds"] / row["ms"])
         assert row["share"] == pytest.approx(row["gflops"] / row["sgemm_gflops"])
+
+
+def test_one_thread_is_measured_where_there_are_more():
+    torch.set_num_threads(2)
+    rows = suites.measure_one_thread(TINY, torch.device("cpu"), lambda text: None)
+    assert torch.get_num_threads() == 2
+    assert {row["contestant"] for row in rows} == {"auto", "nn.RNN", "nn.LSTM"}
+    assert all(row["ms"] > 0 for row in rows)
