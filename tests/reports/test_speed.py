@@ -33,6 +33,9 @@ def result() -> dict:
         "unavailable": {"triton": "needs a GPU"},
         "warnings": ["The machine was busy."],
         "steps": steps,
+        "small": [row("auto", step=kind, B=1) for kind in ("training", "inference")],
+        "cells": [row("a cell", step=kind, T=1) for kind in ("training", "inference")],
+        "one_thread": [row("auto")],
         "growth": growth,
         "growth_ratios": [
             {"contestant": "auto", "T_short": 500, "T_long": 2000}
