@@ -65,7 +65,7 @@ def test_markdown_says_what_was_measured_and_what_was_left_out(result):
     ):
         assert part in text
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 7
+    assert len(tables) == 12
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
