@@ -80,6 +80,22 @@ def test_associative_lstm_is_the_same_fused(dtype, steps, batch, size, copies, h
         torch.testing.assert_close(one.double(), other, **near)
 
 
+def test_the_fused_associative_lstm_follows_no_address_blindly():
+    layer = AssociativeLSTM(3, 4)
+    x = torch.randn(5, 2, 3)
+    wanted, state = layer(x)
+    with torch.device("meta"):
+        torch.testing.assert_close(layer(x)[0], wanted)
+    for given in (
+        state._replace(hidden=torch.randn(3, 4)),
+        (state.hidden, torch.randn(7, 4, 2, 2)),
+    ):
+        with pytest.raises(RuntimeError, match="size"):
+            layer(x, given)
+    output, _ = layer(x[:, :1], state)  # one input for two states is PyTorch's broadcasting
+    assert output.shape == (5, 2, 4)
+
+
 def test_derivatives_of_the_associative_lstm():
     layer = AssociativeLSTM(3, 4, 2, 2).double()
     x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)

@@ -283,6 +283,17 @@ def test_vmap_over_an_ensemble_of_layers():
     torch.testing.assert_close(outputs, torch.stack([layer(x)[0] for layer in layers]))
 
 
+def test_what_happens_to_a_state_happens_to_no_other():
+    layer = FastWeightsRNN(5, 7)
+    x = torch.randn(6, 3, 5)
+    with torch.no_grad():
+        wanted = layer(x)[1].memory.matrix()
+        for one in (0, slice(0, 1)):
+            forgotten = layer(x)[1].index_batch(one)
+            forgotten.map(lambda part: part.fill_(9))
+        torch.testing.assert_close(layer(x)[1].memory.matrix(), wanted)
+
+
 def test_dropout_acts_between_layers_while_training():
     layer = FastWeightsRNN(5, 7, 2, dropout=0.5)
     x = torch.randn(6, 3, 5)

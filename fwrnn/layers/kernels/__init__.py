@@ -116,10 +116,8 @@ def _memory_after(
         like = steps, written.dtype, written.device
         if operators.is_observed(written):
             strengths, fade = _fading(rule, *like)
-        else:
-            strengths, fade = _known_fading(rule, *like)
-            if batch == 1:  # others cannot be changed in place, being one for all sequences
-                strengths, fade = strengths.clone(), fade.clone()
+        else:  # copies, as callers may change theirs in place
+            strengths, fade = (tensor.clone() for tensor in _known_fading(rule, *like))
         strengths, fade = strengths.expand(batch, steps), fade.expand(batch)
     else:
         ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=written.device)

@@ -30,7 +30,7 @@ def recurrence(
         permutations: (copies, H/2).
     """
     inputs = steps, weight, hidden, cells
-    if not _reaches(*inputs, permutations):
+    if not _reach(*inputs, permutations):
         return eager(*inputs, permutations)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     try:
@@ -39,12 +39,14 @@ def recurrence(
         return eager(*inputs, permutations)
 
 
-def _reaches(*tensors: Tensor) -> bool:
-    steps = tensors[0]
+def _reach(*tensors: Tensor) -> bool:
+    """Whether the loops take these tensors, the arguments of ``recurrence``."""
+    steps, _, hidden, cells, _ = tensors
     return (
         not is_observed(steps)
         and steps.dtype in cpu.DTYPES
         and steps.numel() > 0
+        and steps.shape[1] == len(hidden) == len(cells)  # else it is for PyTorch to say
         and all(tensor.device.type == "cpu" for tensor in tensors)
         and all(tensor.dtype == steps.dtype for tensor in tensors[:-1])
         and all(unpack_dual(tensor).tangent is None for tensor in tensors[:-1])
@@ -129,7 +131,7 @@ class _Plan:
         self.threads = min(torch.get_num_threads(), self.blocks)
         self.permutations = permutations.contiguous()
         size = loops.work_rows(self.heads) * self.half * self.lanes
-        self.work = torch.empty(self.threads * size, dtype=self.dtype)
+        self.work = self._empty(self.threads * size)
         self.loops = cpu.compiled("associative_loops", self.dtype)
         self.start = (
             *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, batch, self.half,
@@ -137,8 +139,11 @@ class _Plan:
         )  # fmt: skip
         self.arrays = len(loops.ARRAYS) - 1
 
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device="cpu")  # whatever the default device
+
     def empty_reads(self) -> Tensor:
-        return torch.empty(self.blocks, self.heads, 2, self.half, self.lanes, dtype=self.dtype)
+        return self._empty(self.blocks, self.heads, 2, self.half, self.lanes)
 
     def in_lanes(self, cells: Tensor) -> Tensor:
         """(B, copies, H/2, 2) → (blocks, copies, 2, H/2, lanes), zeros in idle lanes."""
