@@ -4,7 +4,6 @@ The matrix product of a step is PyTorch's; the rest, some thirty operations with
 units, is one pass of compiled loops.
 """
 
-from array import array
 from collections.abc import Callable
 
 import torch
@@ -133,11 +132,11 @@ class _Plan:
         size = loops.work_rows(self.heads) * self.half * self.lanes
         self.work = self._empty(self.threads * size)
         self.loops = cpu.compiled("associative_loops", self.dtype)
-        self.start = (
+        self.numbers = (
             *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, batch, self.half,
-            self.copies, self.heads, size, self.permutations.data_ptr(), self.work.data_ptr(),
+            self.copies, self.heads, size, self.permutations.data_ptr(),
         )  # fmt: skip
-        self.arrays = len(loops.ARRAYS) - 1
+        self.arrays = len(loops.ARRAYS)
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype, device="cpu")  # whatever the default device
@@ -158,7 +157,4 @@ class _Plan:
 
     def run(self, which: int, *tensors: Tensor | None) -> None:
         """Run loop 0 (forward) or 1 (backward); arrays in their order after ``work``."""
-        addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        addresses += [0] * (self.arrays - len(addresses))
-        call = array("q", (*self.start, *addresses))
-        cpu.run_team(self.loops[which], call.buffer_info()[0], self.threads)
+        cpu.call(self.loops[which], self.numbers, (self.work, *tensors), self.arrays, self.threads)

@@ -36,11 +36,6 @@ def work_rows(heads: int) -> int:
 
 
 @njit
-def _array(address, kind):
-    return carray(simd.at_address(address, kind), 1 << 60)
-
-
-@njit
 def _square(real, imaginary):
     return fma(real, real, imaginary * imaginary)
 
@@ -153,9 +148,10 @@ def _read(c, permutations, work, vectors, after, at, found, found_at, row):
 
 @njit
 def _forward_block(c, kind, block, slot):
-    affine, permutations = _array(c.affine, kind), _array(c.permutations, types.int64)
-    before, after, found = _array(c.before, kind), _array(c.after, kind), _array(c.found, kind)
-    work, hidden = _array(c.work, kind), _array(c.hidden, kind)
+    """One step of a block of sequences."""
+    affine, permutations = v.array(c.affine, kind), v.array(c.permutations, types.int64)
+    before, after, found = v.array(c.before, kind), v.array(c.after, kind), v.array(c.found, kind)
+    work, hidden = v.array(c.work, kind), v.array(c.hidden, kind)
     lanes, half, heads, copies = simd.width(work), c.half, c.heads, c.copies
     row, first = half * lanes, block * lanes
     sequences = min(lanes, c.batch - first)
@@ -196,16 +192,27 @@ def _add_at(array, at, row, real, imaginary):
 
 
 @njit
-def _gate_back(work, gate, grad):
-    """From the gradient of σ(z) to that of z."""
-    return grad * gate * (simd.number(work, 1) - gate)
+def _opened_back(work, gate, values, at, grad_at, to_gate, to, row):
+    """From the gradient of σ ⊙ bound(z), with σ at ``gate`` and z of ``values``: to both."""
+    lanes = simd.width(work)
+    for i in range(0, row, lanes):
+        real, imaginary = load(values, at + i), load(values, at + row + i)
+        factor = _shrink(work, _square(real, imaginary))
+        p, q = load(work, grad_at + i), load(work, grad_at + row + i)
+        opened = load(work, gate + i)
+        grad = fma(real * factor, p, imaginary * factor * q)
+        store(work, to_gate + i, grad * opened * (simd.number(work, 1) - opened))
+        store(work, to + i, p * opened)
+        store(work, to + row + i, q * opened)
+    _bound_back(values, at, row, work, to, work, to)
 
 
 @njit
 def _backward_block(c, kind, block, slot):
-    affine, permutations = _array(c.affine, kind), _array(c.permutations, types.int64)
-    before, after, found = _array(c.before, kind), _array(c.after, kind), _array(c.found, kind)
-    work, grad_cells = _array(c.work, kind), _array(c.grad_cells, kind)
+    """One step of a block back: the gradient of its affine map; that of the cells, in place."""
+    affine, permutations = v.array(c.affine, kind), v.array(c.permutations, types.int64)
+    before, after, found = v.array(c.before, kind), v.array(c.after, kind), v.array(c.found, kind)
+    work, grad_cells = v.array(c.work, kind), v.array(c.grad_cells, kind)
     lanes, half, heads, copies = simd.width(work), c.half, c.heads, c.copies
     row, first = half * lanes, block * lanes
     sequences, columns = min(lanes, c.batch - first), (1 + 8 * heads) * half
@@ -218,24 +225,15 @@ def _backward_block(c, kind, block, slot):
     _activate(c, affine, first, sequences, work, gates, vectors, grads)
     _gate_updates(c, work, gates, vectors, row)
     v.transpose(
-        _array(c.grad_hidden, kind), first * 2 * half, 2 * half, 2 * half, sequences,
+        v.array(c.grad_hidden, kind), first * 2 * half, 2 * half, 2 * half, sequences,
         work, grad_output, lanes,
     )  # fmt: skip
     cells, reads = block * copies * 2 * row, block * heads * 2 * row
     share = simd.number(work, 1) / simd.number(work, copies)
     for k in range(heads):  # through h = Σ g_o ⊙ bound(found), and the reads
         gate, read = gates + (1 + heads + k) * row, reads + k * 2 * row
-        for i in range(0, row, lanes):
-            real, imaginary = load(found, read + i), load(found, read + row + i)
-            factor = _shrink(work, _square(real, imaginary))
-            p, q = load(work, grad_output + i), load(work, grad_output + row + i)
-            opened = load(work, gate + i)
-            to_gate = fma(real * factor, p, imaginary * factor * q)
-            to = grads + (1 + heads + k) * row + i
-            store(work, to, _gate_back(work, opened, to_gate))
-            store(work, grad_found + i, p * opened)
-            store(work, grad_found + row + i, q * opened)
-        _bound_back(found, read, row, work, grad_found, work, grad_found)
+        to_gate = grads + (1 + heads + k) * row
+        _opened_back(work, gate, found, read, grad_output, to_gate, grad_found, row)
         v.clear(work, key_grads, 2 * half)
         key = vectors + (heads + k) * 2 * row
         for s in range(copies):
@@ -266,16 +264,8 @@ def _backward_block(c, kind, block, slot):
         raw = raw_vectors + k * 2 * row
         _bound_back(work, raw, row, work, key_grads, work, raw)
         gate, raw = gates + (1 + k) * row, raw_vectors + (2 * heads + k) * 2 * row
-        for i in range(0, row, lanes):
-            real, imaginary = load(work, raw + i), load(work, raw + row + i)
-            factor = _shrink(work, _square(real, imaginary))
-            p, q = load(work, grad_found + i), load(work, grad_found + row + i)
-            opened = load(work, gate + i)
-            to_gate = fma(real * factor, p, imaginary * factor * q)
-            store(work, grads + (1 + k) * row + i, _gate_back(work, opened, to_gate))
-            store(work, grad_found + i, p * opened)
-            store(work, grad_found + row + i, q * opened)
-        _bound_back(work, raw, row, work, grad_found, work, raw)
+        _opened_back(work, gate, work, raw, grad_found, grads + (1 + k) * row, grad_found, row)
+        v.copy(work, grad_found, work, raw, 2 * half)
     for i in range(0, row, lanes):  # through g_f ⊙ c_s
         forget, to_gate = load(work, gates + i), simd.zero(work)
         for s in range(copies):
@@ -284,8 +274,8 @@ def _backward_block(c, kind, block, slot):
                 grad = load(grad_cells, at)
                 to_gate = fma(load(before, at), grad, to_gate)
                 store(grad_cells, at, grad * forget)
-        store(work, grads + i, _gate_back(work, forget, to_gate))
-    grad_affine = _array(c.grad_affine, kind)
+        store(work, grads + i, to_gate * forget * (one - forget))
+    grad_affine = v.array(c.grad_affine, kind)
     v.put(False, work, grads, columns, sequences, grad_affine, first * columns)
 
 

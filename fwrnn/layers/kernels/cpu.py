@@ -269,13 +269,9 @@ class _Plan:
         """Run loop 0 (forward) or 1 (backward); arrays in the order of ``cpu_loops.ARRAYS``."""
         work_size = self._work_sizes[which]
         work = torch.empty(self.threads * work_size, dtype=self.dtype, device="cpu")
-        addresses = [
-            0 if tensor is None else tensor.data_ptr() for tensor in (*inputs, work, *grads)
-        ]
-        addresses += [0] * (self._arrays - len(addresses))
-        sizes = (save, *self._layouts[save], work_size)
-        call = array("q", (*self._counters, *self._constants, *sizes, *addresses))
-        run_team(self.loops[which], call.buffer_info()[0], self.threads)
+        numbers = (*self._counters, *self._constants, save, *self._layouts[save], work_size)
+        tensors = (*inputs, work, *grads)
+        call(self.loops[which], numbers, tensors, self._arrays, self.threads)
 
 
 def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
@@ -341,7 +337,18 @@ def _openmp():
     return function
 
 
-def run_team(loop, argument: int, threads: int) -> None:
+def call(loop, numbers: tuple, tensors: tuple, arrays: int, threads: int) -> None:
+    """Call ``loop`` in every thread of a team, with numbers and the addresses of tensors.
+
+    There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
+    """
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    addresses += [0] * (arrays - len(addresses))
+    argument = array("q", (*numbers, *addresses))
+    _run_team(loop, argument.buffer_info()[0], threads)
+
+
+def _run_team(loop, argument: int, threads: int) -> None:
     """Call ``loop(argument)`` in every thread of a team; Python's lock is free meanwhile."""
     run = _callable(loop)
     if threads == 1:

@@ -64,44 +64,38 @@ def work_rows(
 
 
 @njit
-def _array(address, kind):
-    """The numbers from ``address`` on; their count is not known here."""
-    return carray(simd.at_address(address, kind), 1 << 60)
-
-
-@njit
 def _constants(c, kind, slot, transposed):
     """What is learned, as arrays: W, and the gain, the shift and the gain of what is read.
 
     Along the units they are copies, padded, at the end of the thread's work, and W has the rows
     that ``combine`` asks for: those of Wᵀ for W h.
     """
-    weight, gain, shift = _array(c.weight, kind), _array(c.gain, kind), _array(c.shift, kind)
-    read_gain = _array(c.read_gain, kind)
+    weight, gain, shift = v.array(c.weight, kind), v.array(c.gain, kind), v.array(c.shift, kind)
+    read_gain = v.array(c.read_gain, kind)
     if not c.along:
         return weight, gain, shift, read_gain
     lanes = simd.width(weight)
     row, size = c.count * lanes, simd.VECTOR_BYTES // lanes
     end = c.work + (slot + 1) * c.work_size * size
-    padded = _array(end - (c.units + 3) * row * size, kind)
+    padded = v.array(end - (c.units + 3) * row * size, kind)
     if transposed:
         v.transpose_square(weight, 0, c.units, c.units, padded, 0, row)
     else:
         for i in range(c.units):
             v.pad(weight, i * c.units, c.units, padded, i * row)
-    gains = _array(end - 3 * row * size, kind)
+    gains = v.array(end - 3 * row * size, kind)
     if c.layer_norm:
         v.pad(gain, 0, c.units, gains, 0)
         v.pad(shift, 0, c.units, gains, row)
     if c.read_gain:
         v.pad(read_gain, 0, c.units, gains, 2 * row)
-    return padded, gains, _array(end - 2 * row * size, kind), _array(end - row * size, kind)
+    return padded, gains, v.array(end - 2 * row * size, kind), v.array(end - row * size, kind)
 
 
 @njit
 def _running(c, kind, first, t):
     """Positive in the lanes whose sequence has a step t."""
-    lengths = _array(c.lengths, kind)
+    lengths = v.array(c.lengths, kind)
     length = broadcast(lengths, first) if c.along else load(lengths, first)
     return length - simd.number(lengths, t)
 
@@ -109,7 +103,7 @@ def _running(c, kind, first, t):
 @njit
 def _take_memory(c, kind, first, sequences, transposed, work, matrix):
     """The given matrices A, or along the units of one sequence Aᵀ if that is asked for."""
-    memory, units = _array(c.memory, kind), c.units
+    memory, units = v.array(c.memory, kind), c.units
     if not c.along:
         square = units * units
         v.take(False, memory, first * square, square, sequences, work, matrix)
@@ -138,10 +132,10 @@ def _put_matrix(c, work, matrix, first, sequences, target):
 @njit
 def _forward_block(c, kind, constants, block, slot):
     """One block of sequences from its first step to its last."""
-    drive, trail = _array(c.drive, kind), _array(c.trail, kind)
+    drive, trail = v.array(c.drive, kind), v.array(c.trail, kind)
     weight, gain, shift, read_gain = constants
-    powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
-    saved, work = _array(c.saved, kind), _array(c.work, kind)
+    powers, strengths = v.array(c.powers, kind), v.array(c.strengths, kind)
+    saved, work = v.array(c.saved, kind), v.array(c.work, kind)
     along, units, count, lanes, chunk = c.along, c.units, c.count, simd.width(work), c.chunk
     row, first = count * lanes, block if along else block * lanes
     sequences = 1 if along else min(lanes, c.batch - first)
@@ -149,7 +143,7 @@ def _forward_block(c, kind, constants, block, slot):
     query = past + (chunk + 1 + GROUP) * row
     matrix = query + 2 * row
     newest = GROUP - 1  # where ``strengths`` starts for an age of 0
-    v.take(along, _array(c.hidden, kind), first * units, units, sequences, work, past)
+    v.take(along, v.array(c.hidden, kind), first * units, units, sequences, work, past)
     v.put(along, work, past, units, sequences, trail, first * units)
     if c.memory:
         _take_memory(c, kind, first, sequences, True, work, matrix)
@@ -219,18 +213,18 @@ def _forward_block(c, kind, constants, block, slot):
             )
         if c.lengths:
             v.stop(_running(c, kind, first, t), work, new, previous, count)
-        v.put(along, work, new, units, sequences, _array(c.states, kind), step * units)
+        v.put(along, work, new, units, sequences, v.array(c.states, kind), step * units)
         v.put(along, work, new, units, sequences, trail, (step + c.batch) * units)
 
 
 @njit
 def _backward_block(c, kind, constants, block, slot):
     """The gradients of one block, from its last step to its first."""
-    trail = _array(c.trail, kind)
+    trail = v.array(c.trail, kind)
     weight, gain, shift, read_gain = constants
-    powers, strengths = _array(c.powers, kind), _array(c.strengths, kind)
-    saved, work = _array(c.saved, kind), _array(c.work, kind)
-    grad_states, grad_drive = _array(c.grad_states, kind), _array(c.grad_drive, kind)
+    powers, strengths = v.array(c.powers, kind), v.array(c.strengths, kind)
+    saved, work = v.array(c.saved, kind), v.array(c.work, kind)
+    grad_states, grad_drive = v.array(c.grad_states, kind), v.array(c.grad_drive, kind)
     along, units, count, lanes, chunk = c.along, c.units, c.count, simd.width(work), c.chunk
     row, first = count * lanes, block if along else block * lanes
     sequences = 1 if along else min(lanes, c.batch - first)
@@ -357,11 +351,11 @@ def _backward_block(c, kind, constants, block, slot):
                 along, work, grad_matrix, broadcast(powers, steps), lefts, rights,
                 powers, 0, 0, steps * c.inner_steps, count, units,
             )  # fmt: skip
-    v.put(along, work, carry, units, sequences, _array(c.grad_hidden, kind), first * units)
+    v.put(along, work, carry, units, sequences, v.array(c.grad_hidden, kind), first * units)
     if c.memory:
-        _put_matrix(c, work, grad_matrix, first, sequences, _array(c.grad_memory, kind))
+        _put_matrix(c, work, grad_matrix, first, sequences, v.array(c.grad_memory, kind))
     if c.layer_norm or c.read_gain:
-        by_block = _array(c.by_block, kind)
+        by_block = v.array(c.by_block, kind)
         for i in range(3 * units):  # of the gain, then of the bias, then of the read gain
             here = totals + i // units * row + i % units if along else totals + i * lanes
             found = work[here] if along else simd.total(load(work, here))
@@ -372,7 +366,7 @@ def _backward_block(c, kind, constants, block, slot):
 def _sum_gains(c, kind, address, which):
     """The gradient of one of the gains: the sum over all blocks, always in their order."""
     if address:
-        target, by_block = _array(address, kind), _array(c.by_block, kind)
+        target, by_block = v.array(address, kind), v.array(c.by_block, kind)
         for u in range(c.units):
             found = by_block[which * c.units + u]
             for block in range(1, c.blocks):

@@ -9,13 +9,29 @@ register, and the numbers past H are kept at zero.
 All arrays are flat, and a name that ends in ``_at`` is where in its array something starts.
 """
 
-from numba import njit
+from numba import carray, njit
 
 from fwrnn.layers.equations import NORM_EPS, QUERY_EPS
 from fwrnn.layers.kernels import simd
-from fwrnn.layers.kernels.simd import MANY, broadcast, fma, load, store
+from fwrnn.layers.kernels.simd import (
+    MANY,
+    broadcast,
+    fma,
+    load,
+    load_1,
+    load_2,
+    load_4,
+    load_many,
+    store,
+)
 
 GROUP = 4  # past states attended to at once; rows up to the next multiple exist and are finite
+
+
+@njit
+def array(address, kind):
+    """The numbers from ``address`` on; their count is not known here."""
+    return carray(simd.at_address(address, kind), 1 << 60)
 
 
 @njit
@@ -188,13 +204,14 @@ def _of_unit(along, values, i):
 
 
 @njit
-def _weight_rows(rows, weight, at, down, across, units, x, x_at):
-    """rows[r] + Σ_j W[r, j] x[j], with W[r, j] at ``at + r·down + j·across``."""
+def _weight_rows(load_rows, weight, at, down, across, units, x, x_at, out, out_at):
+    """Some rows of ``multiply``, as many as ``load_rows`` loads."""
     lanes = simd.width(x)
+    rows = load_rows(out, out_at, lanes)
     for j in range(units):
         vector = load(x, x_at + j * lanes)
         rows = simd.fma_broadcast(rows, weight, at + j * across, down, vector)
-    return rows
+    simd.store_rows(out, out_at, lanes, rows)
 
 
 @njit
@@ -206,28 +223,26 @@ def multiply(weight, down, across, units, x, x_at, out, out_at):
     lanes = simd.width(x)
     i = 0
     for _ in range(units // MANY):
-        rows = simd.load_many(out, out_at + i * lanes, lanes)
-        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
-        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        here = out_at + i * lanes
+        _weight_rows(load_many, weight, i * down, down, across, units, x, x_at, out, here)
         i += MANY
     for _ in range(units % MANY // 2):
-        rows = simd.load_2(out, out_at + i * lanes, lanes)
-        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
-        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        here = out_at + i * lanes
+        _weight_rows(load_2, weight, i * down, down, across, units, x, x_at, out, here)
         i += 2
     if units % 2:
-        rows = simd.load_1(out, out_at + i * lanes, lanes)
-        rows = _weight_rows(rows, weight, i * down, down, across, units, x, x_at)
-        simd.store_rows(out, out_at + i * lanes, lanes, rows)
+        here = out_at + i * lanes
+        _weight_rows(load_1, weight, i * down, down, across, units, x, x_at, out, here)
 
 
 @njit
-def _rows_of(rows, matrix, at, row, units, x, x_at, factor):
-    """rows[r] + factor · Σ_j x_j M[j, r], with register r of row j at ``at + j·row + r·lanes``."""
+def _combine_rows(load_rows, matrix, at, row, units, x, x_at, factor, out, out_at):
+    """Some registers of ``combine``, as many as ``load_rows`` loads."""
     lanes = simd.width(x)
+    rows = load_rows(out, out_at, lanes)
     for j in range(units):
         rows = simd.fma_rows(rows, matrix, at + j * row, lanes, factor * broadcast(x, x_at + j))
-    return rows
+    simd.store_rows(out, out_at, lanes, rows)
 
 
 @njit
@@ -236,28 +251,20 @@ def combine(matrix, at, row, units, x, x_at, factor, out, out_at):
     lanes = simd.width(x)
     count, i = row // lanes, 0
     for _ in range(count // MANY):
-        here = out_at + i * lanes
-        rows = simd.load_many(out, here, lanes)
-        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
-        simd.store_rows(out, here, lanes, rows)
+        here = i * lanes
+        _combine_rows(load_many, matrix, at + here, row, units, x, x_at, factor, out, out_at + here)
         i += MANY
     for _ in range((count - i) // 4):
-        here = out_at + i * lanes
-        rows = simd.load_4(out, here, lanes)
-        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
-        simd.store_rows(out, here, lanes, rows)
+        here = i * lanes
+        _combine_rows(load_4, matrix, at + here, row, units, x, x_at, factor, out, out_at + here)
         i += 4
     for _ in range((count - i) // 2):
-        here = out_at + i * lanes
-        rows = simd.load_2(out, here, lanes)
-        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
-        simd.store_rows(out, here, lanes, rows)
+        here = i * lanes
+        _combine_rows(load_2, matrix, at + here, row, units, x, x_at, factor, out, out_at + here)
         i += 2
     if count - i:
-        here = out_at + i * lanes
-        rows = simd.load_1(out, here, lanes)
-        rows = _rows_of(rows, matrix, at + i * lanes, row, units, x, x_at, factor)
-        simd.store_rows(out, here, lanes, rows)
+        here = i * lanes
+        _combine_rows(load_1, matrix, at + here, row, units, x, x_at, factor, out, out_at + here)
 
 
 @njit
@@ -455,15 +462,19 @@ def matrix_times(matrix, at, down, across, units, factor, x_at, out, out_at):
 
 
 @njit
-def _outer_rows(along, rows, work, left_at, i, right_at, weights, weights_at, step, row, terms):
-    """rows[r] + Σ_k weight_k left_k[i] right_k[r]."""
+def _fold_rows(
+    load_rows, along, work, at, remaining, left_at, i, right_at,
+    weights, weights_at, step, terms, row,
+):  # fmt: skip
+    """Some registers of row i of ``fold``, as many as ``load_rows`` loads."""
     lanes = simd.width(work)
+    rows = simd.times(load_rows(work, at, lanes), remaining)
     for k in range(terms):
-        at = left_at + k * row
-        factor = broadcast(work, at + i) if along else load(work, at + i * lanes)
+        left = left_at + k * row
+        factor = broadcast(work, left + i) if along else load(work, left + i * lanes)
         factor = factor * broadcast(weights, weights_at + k * step)
         rows = simd.fma_rows(rows, work, right_at + k * row, lanes, factor)
-    return rows
+    simd.store_rows(work, at, lanes, rows)
 
 
 @njit
@@ -474,30 +485,25 @@ def fold(
     lanes = simd.width(work)
     row = count * lanes
     for i in range(units):
-        j = 0
+        here, right = at + i * row, right_at
         for _ in range(count // MANY):
-            here, right = at + i * row + j * lanes, right_at + j * lanes
-            rows = simd.times(simd.load_many(work, here, lanes), remaining)
-            rows = _outer_rows(
-                along, rows, work, left_at, i, right, weights, weights_at, step, row, terms
-            )
-            simd.store_rows(work, here, lanes, rows)
-            j += MANY
-        for _ in range((count - j) // 4):
-            here, right = at + i * row + j * lanes, right_at + j * lanes
-            rows = simd.times(simd.load_4(work, here, lanes), remaining)
-            rows = _outer_rows(
-                along, rows, work, left_at, i, right, weights, weights_at, step, row, terms
-            )
-            simd.store_rows(work, here, lanes, rows)
-            j += 4
-        for jj in range(j, count):
-            here, right = at + i * row + jj * lanes, right_at + jj * lanes
-            rows = simd.times(simd.load_1(work, here, lanes), remaining)
-            rows = _outer_rows(
-                along, rows, work, left_at, i, right, weights, weights_at, step, row, terms
-            )
-            simd.store_rows(work, here, lanes, rows)
+            _fold_rows(
+                load_many, along, work, here, remaining, left_at, i, right,
+                weights, weights_at, step, terms, row,
+            )  # fmt: skip
+            here, right = here + MANY * lanes, right + MANY * lanes
+        for _ in range(count % MANY // 4):
+            _fold_rows(
+                load_4, along, work, here, remaining, left_at, i, right,
+                weights, weights_at, step, terms, row,
+            )  # fmt: skip
+            here, right = here + 4 * lanes, right + 4 * lanes
+        for _ in range(count % 4):
+            _fold_rows(
+                load_1, along, work, here, remaining, left_at, i, right,
+                weights, weights_at, step, terms, row,
+            )  # fmt: skip
+            here, right = here + lanes, right + lanes
 
 
 @njit
