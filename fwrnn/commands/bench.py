@@ -59,7 +59,7 @@ def parser() -> Parser:
     parser = Parser(
         prog="fwrnn bench",
         description="How fast the layer is on this machine, beside torch.nn's LSTM, GRU and RNN: "
-        "tables, bench.json, bench.md and bench.png. Takes under a minute.",
+        "tables, bench.json, bench.md and bench.png. Takes about a minute.",
     )
     parser.add_argument(
         "--full", action="store_true", help="longer sequences, larger layers: takes minutes"
