@@ -27,7 +27,7 @@ from fwrnn.layers.initialization import (
 from fwrnn.layers.memory import FastMemory, FastWeightsState
 
 READ_GAINS = ("unit", "layer", "fixed")
-READ_SCALE = 32.0  # g = 32 w: w is then as small as other weights, and learned at their rates
+READ_SCALE = 24.0  # g = 24 w: w is then as small as other weights, and learned at their rates
 
 
 def _constant(name: str) -> Any:
@@ -267,7 +267,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
         h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])
 
-    with g = 32 w and w, one number per unit, a parameter that starts at 0. (The 32 lets w be
+    with g = 24 w and w, one number per unit, a parameter that starts at 0. (The 24 lets w be
     learned at the rates of other parameters.) ``fwrnn battery`` compares it with ``nn.RNN``.
 
     Args:
