@@ -8,7 +8,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
-    from typing_extensions import TypeIs
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,6 @@ class SupervisedTask(Protocol):
     def split(self, name: str, epoch: int = 0) -> Examples: ...
 
 
-class SymbolTask(SupervisedTask, Protocol):
-    """A supervised task of symbols; ``decode`` writes a sequence of them, (T), as text."""
-
-    def decode(self, sequence: Tensor) -> str: ...
-
-
 class GameTask(Protocol):
     """A task that is played.
 
@@ -93,13 +86,3 @@ class GameTask(Protocol):
 
 
 Task = SupervisedTask | GameTask
-
-
-def is_game(task: Task) -> "TypeIs[GameTask]":
-    """Whether the task is played; others have examples."""
-    return isinstance(task.spec.inputs, Screens)
-
-
-def has_symbols(task: Task) -> "TypeIs[SymbolTask]":
-    """Whether the task has examples that are sequences of symbols."""
-    return isinstance(task.spec.inputs, Symbols)

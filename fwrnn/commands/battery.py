@@ -45,8 +45,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from fwrnn.benchmarks import battery
-    from fwrnn.reports.battery import markdown
-    from fwrnn.training.run_folder import write_whole
+    from fwrnn.learning.run_folder import write_whole
 
     for names, known, option in (
         (options.task or (), battery.TASKS, "--task"),
@@ -65,8 +64,8 @@ def main(argv: list[str]) -> int:
     folder = Path(options.output)
     results = train(wanted, folder / "battery.jsonl", options.jobs)
     cells = battery.cells(results)
-    print(json.dumps(cells) if options.json else markdown(cells), flush=True)
-    write_whole(folder / "battery.md", (markdown(cells) + "\n").encode())
+    print(json.dumps(cells) if options.json else battery.markdown(cells), flush=True)
+    write_whole(folder / "battery.md", (battery.markdown(cells) + "\n").encode())
     return 0
 
 
@@ -80,8 +79,8 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     from torch import multiprocessing
 
     from fwrnn.benchmarks import battery
-    from fwrnn.reports.results import commit
-    from fwrnn.training.run_folder import write_whole
+    from fwrnn.learning.record import commit
+    from fwrnn.learning.run_folder import write_whole
 
     names = [field.name for field in fields(battery.Trial)]
     known = {tuple(result[name] for name in names): result for result in read(file)}

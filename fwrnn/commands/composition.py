@@ -1,12 +1,11 @@
-"""From a command line to a checked configuration: Hydra, and its errors in one line each."""
+"""From a command line to a configuration, by Hydra: nothing else here knows it."""
 
-import logging
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -14,10 +13,9 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fwrnn.config import SCHEMAS, Config
+from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
 from fwrnn.errors import UserError, suggestion
-
-log = logging.getLogger("fwrnn")
+from fwrnn.registry import brought_configurations
 
 _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
@@ -50,6 +48,7 @@ def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
 
 OmegaConf.register_new_resolver("by", _by, replace=True)
 OmegaConf.register_new_resolver("draw", _draw, replace=True)
+OmegaConf.register_new_resolver("label", network_label, replace=True)
 
 
 def conf_dir() -> Path:
@@ -59,37 +58,10 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def default_help() -> str:
-    """The help for the default choices, from the files as they are, with their comments.
-
-    Hydra's own, which takes overrides into account, spends half a second on listing the groups.
-    """
-    conf = conf_dir()
-    words = OmegaConf.load(conf / "hydra" / "help" / "fwrnn.yaml")
-    parts = [words.header, "Choose one of each group with GROUP=OPTION:\n"]
-    for group in (*SCHEMAS, "experiment"):
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        parts.append(f"  {group}: {', '.join(options)}")
-    parts.append("\nChange any key with KEY=VALUE; several values with -m (a sweep). By default:\n")
-    defaults = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml").defaults)
-    assert isinstance(defaults, list)
-    chosen = {k: v for entry in defaults if isinstance(entry, dict) for k, v in entry.items()}
-    for group in SCHEMAS:
-        option = chosen[group]
-        text = (conf / group / f"{option}.yaml").read_text().strip()
-        for shared in ("network", "head"):
-            named = rf"defaults:\n  - /?{shared}(@_here_)?\n  - _self_"
-            text = re.sub(named, (conf / f"{shared}.yaml").read_text().strip(), text)
-        parts.append(f"{group}:\n" + "\n".join(f"  {line}" for line in text.splitlines()))
-    top = (conf / "config.yaml").read_text()
-    parts.append(top[top.index("seed:") : top.index("hydra:\n")].strip() + "\n")
-    return "\n".join([*parts, words.footer]).rstrip()
-
-
-def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list[str]) -> None:
+def run_with_hydra(job: Callable[[DictConfig, Path], Any], argv: list[str]) -> None:
     """Compose a configuration from ``argv`` and call ``job`` with it, or once per job of a sweep.
 
-    ``job`` gets the configuration, the folder that Hydra made for it, and the overrides.
+    ``job`` gets the configuration and the folder that Hydra made for it.
 
     Raises:
         UserError: the command line or a configuration is wrong.
@@ -101,6 +73,7 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
+    _find_brought_configurations()
     failures: list[Exception] = []
 
     def guarded(config: DictConfig) -> Any:
@@ -108,12 +81,10 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
         now = HydraConfig.get()
         folder = Path(os.path.relpath(now.runtime.output_dir))
         try:
-            overrides = OmegaConf.to_container(now.overrides.task)  # as written
-            assert isinstance(overrides, list)
-            return job(config, folder, overrides)
+            return job(config, folder)
         except Exception as error:
             if now.mode == RunMode.MULTIRUN:
-                log.error(f"{folder}: {error}")
+                print(f"{folder}: {error}", file=sys.stderr)
             failures.append(error)
             return float("nan")
 
@@ -133,12 +104,117 @@ def compose_config(*overrides: str) -> Config:
     Raises:
         UserError: an override or a configuration is wrong.
     """
+    return read_config(_composed(overrides))
+
+
+def changed(saved: dict, argv: list[str]) -> dict:
+    """A saved configuration with the settings of ``argv`` in the place of its own.
+
+    Raises:
+        UserError: a word is no setting, or its key is not in the configuration.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    config = OmegaConf.create(saved)
+    OmegaConf.set_struct(config, True)
+    for word in _checked(argv):
+        try:
+            override = OverridesParser.create().parse_override(word)
+            if override.is_delete() or override.is_sweep_override():
+                raise UserError(f"'{word}' is not one value; resume takes KEY=VALUE")
+            OmegaConf.update(config, override.key_or_group, override.value())
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error)) from error
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    return values
+
+
+def help_text(argv: list[str]) -> str:
+    """What ``fwrnn train`` takes, and what it would run with ``argv``, each key explained."""
+    config = _composed([word for word in _checked(argv) if word[0] != "-"], with_hydra=True)
+    chosen = config.hydra.runtime.choices
+    lines = [HEADER, "Choose one of each group with GROUP=OPTION:", ""]
+    for group in (*GROUPS, "control", "experiment"):
+        folders = (folder / group for folder in _conf_dirs())
+        options = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        lines.append(f"  {group}: {', '.join(options)}")
+    lines += ["", "Change any key with KEY=VALUE; several values with -m (a sweep):", ""]
+    for group in GROUPS:
+        comments, title = _comments(f"{group}/{chosen[group]}")
+        lines += [f"{group}: {chosen[group]}", *(f"  # {line}" for line in title)]
+        lines += [f"  {line}" for line in _explained(config[group], comments)] + [""]
+    comments, _ = _comments("config")
+    top = {key: config[key] for key in ("seed", "device", "threads", "resume", "control")}
+    return "\n".join([*lines, *_explained(OmegaConf.create(top), comments), "", FOOTER])
+
+
+HEADER = """\
+fwrnn train: train a model on a task, test it once, and log to TensorBoard.
+"""
+FOOTER = """\
+Examples:
+  fwrnn train task=assoc_retrieval
+  fwrnn train model=lstm model.hidden_size=100 seed=1
+  fwrnn train task=mnist_glimpses model.hidden_size=200
+  fwrnn train -m control=none,no_memory,folded seed=0,1
+  fwrnn train resume=outputs/runs/RUN
+
+More: --help task=catch (what it takes), --cfg job (the configuration, without running it),
+--hydra-help (Hydra's own options)"""
+
+
+def _explained(values: DictConfig, comments: dict[str, str]) -> list[str]:
+    """A line of YAML for every key, with its comment behind it."""
+    rows = OmegaConf.to_yaml(values, resolve=True).splitlines()
+    width = max(len(row) for row in rows if len(row) < 40)
+    keys = (row.partition(":")[0] for row in rows)
+    return [
+        f"{row:<{width}}   # {comments[key]}" if key in comments else row
+        for row, key in zip(rows, keys, strict=True)
+    ]
+
+
+def _comments(name: str) -> tuple[dict[str, str], list[str]]:
+    """What a configuration's file, and those that it is made from, say of each key and at first."""
+    path = next(path for folder in _conf_dirs() if (path := folder / f"{name}.yaml").is_file())
+    text, comments = path.read_text(encoding="utf-8"), {}
+    for shared in re.findall(r"^  - /?([\w/]+)@_here_$", text, re.M):
+        comments |= _comments(shared)[0]
+    comments |= dict(re.findall(r"^(\w+):.*?\s# ?(.*)$", text, re.M))
+    title = re.match(r"(?:#.*\n)*", text)
+    assert title is not None  # which may be empty
+    return comments, re.findall(r"^# ?(?!@)(.+)$", title.group(), re.M)
+
+
+def _conf_dirs() -> tuple[Path, ...]:
+    return conf_dir(), *brought_configurations()
+
+
+@cache
+def _find_brought_configurations() -> None:
+    """Have Hydra look for options in the packages that bring some."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class Brought(SearchPathPlugin):
+        def manipulate_search_path(self, search_path) -> None:
+            for folder in brought_configurations():
+                search_path.append("fwrnn", f"file://{folder}")
+
+    Plugins.instance().register(Brought)
+
+
+def _composed(overrides, with_hydra: bool = False) -> DictConfig:
+    """What Hydra composes; if asked for, its own settings among it."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
+    _find_brought_configurations()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return read_config(compose("config", list(overrides)))
+            return compose("config", list(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
 
@@ -151,7 +227,7 @@ def _checked(argv: list[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            overrides.append(word)
+            overrides.append(_path_as_written(word))
             continue
         options.append(word)
         if word in _TAKING and rest and "=" not in rest[0] and not rest[0].startswith("-"):
@@ -164,7 +240,7 @@ def _checked(argv: list[str]) -> list[str]:
     for word in overrides:
         key, assigned, value = word.partition("=")
         removed = key.startswith("~")
-        if key.lstrip("~") in SCHEMAS and (removed or value in ("", "null")):
+        if key.lstrip("~") in GROUPS and (removed or value in ("", "null")):
             group = key.lstrip("~")
             raise UserError(f"{group} needs an option, got '{word}'; see fwrnn train --help")
         if not key or not (assigned or removed):
@@ -208,70 +284,13 @@ def _quoted_after(start: str, text: str) -> str | None:
     return rest.split("'")[0] if found else None
 
 
-def known_keys() -> list[str]:
-    """Every key that ``fwrnn train`` knows, as one would write it on the command line."""
-    keys = list(Config.__dataclass_fields__) + ["resume", "experiment"]
-    for group, (_, schemas) in SCHEMAS.items():
-        for schema in schemas.values():
-            keys += [f"{group}.{name}" for name in schema.__dataclass_fields__]
-    return keys
-
-
-def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(SCHEMAS)) -> Config:
-    """A checked ``Config`` from a composed or a saved configuration.
-
-    Groups other than ``groups`` are not looked at and None: to test a model it does not matter
-    how an earlier version trained it.
-
-    Raises:
-        UserError: a key that the schema lacks, a missing one, a value of a wrong type or out of
-            range, or a group set to null.
-    """
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0][:200]}") from error
-    assert isinstance(plain, dict)
-    for key in ("resume", "experiment", "trial"):
-        plain.pop(key, None)
-    for group in SCHEMAS:
-        given = plain.pop(group, None)
-        plain[group] = _read_group(group, given) if group in groups else None
-    return _typed("", Config, plain)
-
-
-def _read_group(group: str, values: Any) -> Any:
-    key, schemas = SCHEMAS[group]
-    if not isinstance(values, dict):
-        raise UserError(f"{group} needs an option, got {values!r}; see fwrnn train --help")
-    name = values.get(key)
-    if name not in schemas:
-        raise UserError(
-            f"unknown {group}.{key} '{name}'{suggestion(str(name), schemas)} "
-            f"Known: {', '.join(schemas)}"
-        )
-    for field in values:
-        takers = [n for n, schema in schemas.items() if field in schema.__dataclass_fields__]
-        if takers and name not in takers:
-            raise UserError(
-                f"{group}.{field} is not for {key} '{name}'; choose "
-                f"{group}={' or '.join(takers)}, or another task"
-            )
-    return _typed(f"{group}.", schemas[name], values)
-
-
-def _typed(prefix: str, schema: type, values: dict) -> Any:
-    """``schema(**values)`` with OmegaConf's conversions, and its complaints in one line."""
-    fields = schema.__dataclass_fields__
-    unknown = [key for key in values if key not in fields]
-    if unknown:
-        raise UserError(f"unknown key '{prefix}{unknown[0]}'{suggestion(unknown[0], fields)}")
-    missing = [k for k, field in fields.items() if k not in values and field.default is MISSING]
-    if missing:
-        raise UserError(f"the key '{prefix}{missing[0]}' is missing from the configuration")
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from error
-    except ValueError as error:
-        raise UserError(f"{prefix}{error}") from error
+def _path_as_written(word: str) -> str:
+    """A setting of a path, quoted where Hydra's grammar would read more into it than a path."""
+    key, _, value = word.partition("=")
+    if not key.endswith(("_dir", ".dir")) or not value or value[0] in "'\"":
+        return word
+    path = str(Path(value).expanduser()) if value.startswith("~/") else value
+    if re.fullmatch(r"[\w./-]*", path, re.ASCII):
+        return f"{key}={path}"
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"

@@ -7,10 +7,11 @@ line's.
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from fwrnn.commands.composition import default_help, read_config, run_with_hydra
-from fwrnn.config import Config
+from fwrnn.commands.composition import changed, help_text, run_with_hydra
+from fwrnn.config import Config, migrated, read_config
+from fwrnn.console import logging_to
 from fwrnn.errors import Interrupted, UserError
 
 log = logging.getLogger("fwrnn")
@@ -18,67 +19,61 @@ log = logging.getLogger("fwrnn")
 
 def main(argv: list[str]) -> int:
     """Run or resume, once or as a sweep, as ``argv`` says."""
-    if argv in (["--help"], ["-h"]):
-        print(default_help())
+    if "--help" in argv or "-h" in argv:
+        print(help_text([word for word in argv if word not in ("--help", "-h")]))
         return 0
     given = [word for word in argv if word.lstrip("+").startswith("resume=")]
     run = given[-1].partition("=")[2] if given else "null"
     if run == "null":
-        run_with_hydra(lambda composed, folder, _: _start(composed, folder), argv)
-        return 0
-    check_resumable(run, argv)
-    # The path itself stays out of Hydra's sight, whose grammar gives many characters a meaning.
-    quoted = run.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
-    others = [word for word in argv if word not in given]
-    run_with_hydra(
-        lambda composed, folder, overrides: _resume(Path(run), overrides),
-        [*others, f"hydra.run.dir='{quoted}'"],
-    )
+        run_with_hydra(_start, argv)
+    else:
+        _resume(run, [word for word in argv if word not in given])
     return 0
 
 
-def check_resumable(run: str, argv: list[str]) -> None:
-    """Raises UserError when there is nothing to go on with, before anything is touched."""
-    from fwrnn.training.run_folder import RunFolder
+def _start(composed: DictConfig, folder: Path) -> float:
+    config = read_config(composed)
+    with logging_to(folder / "train.log"):
+        return objective(config, train(config, folder))
+
+
+def objective(config: Config, metrics: dict) -> float:
+    """What a Hydra sweeper minimises: the validation error, or the reward that was missed."""
+    from fwrnn.learning.kinds import kind_of
+
+    kind = kind_of(config.task)
+    value = metrics[f"val_{kind.score}"]
+    return value if kind.lower_is_better else -value
+
+
+def _resume(run: str, argv: list[str]) -> None:
+    """Go on with a run; what cannot be is refused before anything is touched."""
+    from fwrnn.learning.run_folder import RunFolder
 
     if not run:
         raise UserError("resume needs the folder of a run: resume=outputs/runs/RUN")
     if any(word in ("-m", "--multirun") for word in argv):
         raise UserError("resume goes on with one run; leave -m out")
     folder = RunFolder(run)
-    folder.read_config()
+    config = resumed_config(folder.read_config(), argv)
     if not folder.last.is_file():
         raise UserError(f"'{run}' cannot go on: it has no {folder.last.relative_to(folder.path)}")
+    with logging_to(folder.path / "train.log"):
+        train(config, folder.path, resume=True)
 
 
-def _start(composed: DictConfig, folder: Path) -> float:
-    return objective(train(read_config(composed), folder))
-
-
-def _resume(folder: Path, overrides: list[str]) -> float:
-    return objective(train(resumed_config(folder, overrides), folder, resume=True))
-
-
-def objective(metrics: dict) -> float:
-    """What a Hydra sweeper minimises: the validation error, or the reward that was missed."""
-    return metrics["val_error"] if "val_error" in metrics else -metrics["val_reward"]
-
-
-def resumed_config(folder: Path, overrides: list[str]) -> Config:
-    """The configuration that the run in ``folder`` began with, and any key given anew."""
-    from fwrnn.training.run_folder import RunFolder
-
-    saved = RunFolder(folder).read_config()
-    changes = [override.lstrip("+") for override in overrides]
-    for override in changes:
-        if not override.startswith(("trainer.", "device=", "threads=")):
+def resumed_config(saved: dict, argv: list[str]) -> Config:
+    """The configuration that a run began with, and the keys that ``argv`` gives anew."""
+    for word in argv:
+        if not word.lstrip("+").startswith(CHANGEABLE):
             raise UserError(
-                f"resume goes on with a run as it was configured; '{override}' cannot change, "
-                "only keys of the trainer, device and threads can"
+                f"resume goes on with a run as it was configured; '{word}' cannot change, only "
+                "keys of the trainer, device, threads and where data lie can"
             )
-    merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
-    assert isinstance(merged, DictConfig)  # as the saved one is
-    return read_config(merged)
+    return read_config(changed(migrated(saved), [word.lstrip("+") for word in argv]))
+
+
+CHANGEABLE = ("trainer.", "device=", "threads=", "task.data_dir=", "task.cache_dir=")
 
 
 def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
@@ -91,12 +86,11 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         RunFailed: training diverged, or a file could not be written.
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
-    from fwrnn.commands.assembly import assemble, build_trainer
-    from fwrnn.reports.pictures import while_learning
-    from fwrnn.reports.results import commit, describe
-    from fwrnn.training.run_folder import RunFolder
-    from fwrnn.training.signals import StopRequest
-    from fwrnn.training.tracking import Tracker
+    from fwrnn.learning.assembly import assemble
+    from fwrnn.learning.record import commit, describe
+    from fwrnn.learning.run_folder import RunFolder
+    from fwrnn.learning.signals import StopRequest
+    from fwrnn.learning.tracking import Tracker
 
     run = RunFolder(folder)
     if not resume and (run.last.exists() or run.metrics.exists()):
@@ -104,11 +98,14 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
             f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
             "another hydra.run.dir"
         )
-    code = commit()
-    _, task, model, device = assemble(config)
-    trainer = build_trainer(config, task, model, device, run)
+    assembly = assemble(config)
+    _, kind, task, model, device = assembly
+    trainer = config.trainer.build(model, task, config.seed, device, run)
     if resume:
         trainer.restore()
+    code = commit()
+    if code is not None and code not in trainer.progress.commits:
+        trainer.progress.commits.append(code)
     run.write_config(config)
     trainer.save()  # a run can go on from wherever it is stopped, its beginning included
     log.info(describe(config, model, device))
@@ -117,8 +114,8 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         log.info(f"going on after update {trainer.progress.update:,}")
 
     with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
-        tracker.text("configuration", f"```yaml\n{run.config.read_text()}```")
-        drawing = while_learning(task, model, device)
+        tracker.text("configuration", f"```yaml\n{run.config.read_text(encoding='utf-8')}```")
+        drawing = kind.drawing(task, model, device)
 
         def show(model, update: int) -> None:
             if drawing is not None:
@@ -133,35 +130,37 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"go on with: fwrnn train resume={folder}",
                 stop.signal,
             )
-        return conclude(trainer, run, config, task, tracker, drawing, reason, code)
+        return conclude(assembly, trainer, run, tracker, drawing, reason)
 
 
-def conclude(
-    trainer, run, config: Config, task, tracker, drawing, reason: str, code: str | None
-) -> dict:
+def conclude(assembly, trainer, run, tracker, drawing, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
-    from fwrnn.reports.results import flat_settings, metrics_of, test
+    from fwrnn.learning.record import flat_settings, metrics_of
 
-    model, device, progress = trainer.model, trainer.device, trainer.progress
+    config, kind, task, model, device = assembly
+    progress = trainer.progress
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-    outcome = test(config, task, model, device, progress.curve)
-    metrics = metrics_of(config, model, device, progress, reason, outcome.metrics, code)
+    outcome = kind.test(task, model, device, kind.question(config.trainer), {})
+    tested = {f"test_{name}": value for name, value in outcome.measured.items()}
+    tested |= kind.curve_metrics(config.trainer, progress.curve)
+    metrics = metrics_of(config, model, device, progress, reason, tested)
     run.write_metrics(metrics)
-    results = {name: metrics[name] for name in (*outcome.headline, "updates")}
+    compared = (f"test_{kind.score}", f"val_{kind.score}", "updates")
+    results = {name: metrics[name] for name in compared}
     tracker.hyperparameters(flat_settings(config), results, progress.update)
-    pictures = dict(outcome.pictures)
-    for name, pixels in pictures.items():
+    still, moving = outcome.draw()
+    for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)
     if drawing is not None:
         name, draw = drawing
-        pictures[name] = draw(model)
-    for name, pixels in pictures.items():
+        still[name] = draw(model)
+    for name, pixels in still.items():
         run.write_picture(name, pixels)
-    for name, gif in outcome.animations.items():
+    for name, gif in moving.items():
         tracker.animation(name, gif, progress.update)
         run.write_animation(name, gif)
     log.info(
-        f"{outcome.words} with the weights of update {metrics['best_update']:,}; "
+        f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
     )
     log.info(f"test it again with: fwrnn evaluate {run.path}")

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.checkpoint import CheckpointFunction
 
 from fwrnn.layers import equations, kernels
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.initialization import (
     FAST_WEIGHTS_SCALE,
     normal_incoming_,
@@ -25,8 +25,8 @@ from fwrnn.layers.initialization import (
     uniform_outgoing_,
 )
 from fwrnn.layers.memory import FastMemory, FastWeightsState
+from fwrnn.layers.rule import READ_GAINS, Rule, one_of
 
-READ_GAINS = ("unit", "layer", "fixed")
 READ_SCALE = 24.0  # g = 24 w: w is then as small as other weights, and learned at their rates
 
 
@@ -83,7 +83,7 @@ class _FastWeightsModule(nn.Module):
                 raise ValueError(
                     f"{name} must be an integer of 1 or more, got {size!r}; give a positive size"
                 )
-        equations.one_of("read_gain", read_gain, READ_GAINS)
+        one_of("read_gain", read_gain, READ_GAINS)
         self._input_size, self._hidden_size = input_size, hidden_size
         self._bias, self._layer_norm, self._read_gain = bias, layer_norm, read_gain
         self.backend = backend

@@ -82,7 +82,7 @@ def test_same_seed_gives_the_same_metrics_and_another_does_not(tiny, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [7, 10])
 def test_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch, capsys, stop_at):
-    from fwrnn.training.supervised import SupervisedTrainer
+    from fwrnn.learning.supervised.trainer import SupervisedTrainer
 
     monkeypatch.chdir(tmp_path)
     straight = train(compose(*tiny), tmp_path / "straight")

@@ -12,21 +12,16 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import operators, scan
 from fwrnn.layers.kernels.operators import EAGER, FUSED
 from fwrnn.layers.memory import FastMemory
-
-BACKENDS = (*EAGER, *FUSED)
+from fwrnn.layers.rule import BACKENDS, Rule, one_of
 
 
 def check(backend: str) -> None:
     """Raises ValueError when ``backend`` is neither "auto" nor the name of a form."""
-    if backend != "auto" and backend not in BACKENDS:
-        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-        raise ValueError(
-            f"backend must be one of {names}, got {backend!r}; 'auto' picks the fastest one"
-        )
+    one_of("backend", backend, ("auto", *BACKENDS))
 
 
 def choose(

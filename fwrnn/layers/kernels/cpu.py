@@ -21,7 +21,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.rule import Rule
 
 DTYPES = (torch.float32, torch.float64)
 LARGE = 1 << 25  # bytes: what the C library takes from the system and gives back every time

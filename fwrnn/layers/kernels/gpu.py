@@ -31,7 +31,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, Rule, SlowWeights
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, SlowWeights
+from fwrnn.layers.rule import Rule
 
 MAX_HIDDEN_SIZE = 256
 MAX_STEPS = 1024
