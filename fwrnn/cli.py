@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 from fwrnn import __version__
 from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
 
     0 done, 1 failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 terminated.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # of a terminal or log that has no λ: a question mark
+            stream.reconfigure(errors="replace")
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except UserError as error:

@@ -48,7 +48,7 @@ class Trainer:
         model: already on ``device``.
         optimizer: of the model's parameters.
         config: of the trainer; the loop reads ``max_updates``, ``learning_rate``, ``schedule``,
-            ``warmup_updates``, ``evaluate_every``, ``log_every`` and ``patience``.
+            ``warmup``, ``evaluate_every``, ``log_every`` and ``patience``.
         device: where the model is.
         folder: takes the checkpoints and the curve.
 
@@ -283,8 +283,9 @@ class Trainer:
 def learning_rate(update: int, config) -> float:
     """The rate of an update, counted from 0: a linear warm-up times the schedule."""
     rate = config.learning_rate
-    if update < config.warmup_updates:
-        rate *= (update + 1) / config.warmup_updates
+    warmup = round(config.warmup * config.max_updates)
+    if update < warmup:
+        rate *= (update + 1) / warmup
     done = update / config.max_updates
     match config.schedule:
         case Schedule.linear:

@@ -18,7 +18,7 @@ from tests.commands.compose import compose
 from tests.tasks.mnist import small_mnist, write
 
 SMALL = ["task=mnist_glimpses", "model=multilevel", "model.hidden_size=8", "threads=1"]
-SMALL += ["trainer.max_updates=6", "trainer.batch_size=8", "trainer.warmup_updates=0"]
+SMALL += ["trainer.max_updates=6", "trainer.batch_size=8", "trainer.warmup=0"]
 SMALL += ["trainer.evaluate_every=2", "trainer.log_every=2"]
 
 
