@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fwrnn.config import ActorCriticConfig
 from fwrnn.interfaces import GameTask
+from fwrnn.training.adam import Adam
 from fwrnn.training.games import Episodes, evaluate_play, play
 from fwrnn.training.loop import Trainer
 from fwrnn.training.run_folder import RunFolder
@@ -98,7 +99,7 @@ class PlayingTrainer(Trainer):
         device: torch.device,
         folder: RunFolder,
     ):
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        optimizer = Adam(model.parameters(), config.learning_rate)
         super().__init__(model, optimizer, config, device, folder)
         self.task = task
         self.frames = self._frames_logged = 0

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fwrnn.config import Schedule
 from fwrnn.errors import RunFailed, UserError
+from fwrnn.training.adam import Adam
 from fwrnn.training.run_folder import RunFolder
 from fwrnn.training.signals import StopRequest
 
@@ -58,7 +59,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Adam,
         config,
         device: torch.device,
         folder: RunFolder,

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fwrnn.config import SelectBy, SupervisedConfig
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Examples, Images, SupervisedTask
+from fwrnn.training.adam import Adam
 from fwrnn.training.evaluation import evaluate
 from fwrnn.training.loop import Trainer
 from fwrnn.training.run_folder import RunFolder
@@ -66,7 +67,8 @@ class SupervisedTrainer(Trainer):
     ):
         if config.adversarial_norm and not isinstance(task.spec.inputs, Images):
             raise UserError("trainer.adversarial_norm is for images, which this task has not")
-        super().__init__(model, adam(model, config), config, device, folder)
+        optimizer = Adam(model.parameters(), config.learning_rate, config.weight_decay)
+        super().__init__(model, optimizer, config, device, folder)
         self.averaged = None
         if config.average_decay is not None:
             average = get_ema_multi_avg_fn(config.average_decay)
@@ -148,16 +150,3 @@ def adversarial(images: torch.Tensor, length: float) -> torch.Tensor:
     gradient = images.grad.flatten(1)
     direction = gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1e-30)
     return images.detach() + 255 * length * direction.view_as(images)
-
-
-def adam(model: nn.Module, config: SupervisedConfig) -> torch.optim.Optimizer:
-    """Adam, with decoupled weight decay of the matrices where it is asked for (AdamW)."""
-    if not config.weight_decay:
-        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
