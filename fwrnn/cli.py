@@ -5,7 +5,9 @@ import gc
 import os
 import signal
 import sys
+import time
 from importlib import import_module
+from pathlib import Path
 
 from fwrnn import __version__
 from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
@@ -40,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # this process is for the command alone
         _collect_less_garbage()
         argv = sys.argv[1:]
+        if argv[:1] in (["train"], ["evaluate"]) and is_shared(Path("/proc/loadavg")):
+            # Read when PyTorch is imported: its threads sleep while they wait for one another.
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         return _dispatch(argv)
     except UserError as error:
@@ -71,6 +76,22 @@ def _collect_less_garbage() -> None:
 def _keep_garbage() -> None:
     if "triton" not in sys.modules:  # which would complain of what is left
         gc.freeze()
+
+
+def is_shared(loadavg: Path) -> bool:
+    """Whether others use processors here: ``loadavg`` tells "… RUNNING/THREADS …", us included.
+
+    PyTorch's threads, one per processor, spin while they wait for one another. Where a processor is
+    taken that made training a hundred times slower; where none is, sleeping would make it slower.
+    """
+    running = []
+    for _ in range(3):  # who runs for a moment only does no harm
+        try:
+            running.append(int(loadavg.read_text().split()[3].partition("/")[0]))
+        except (OSError, ValueError, IndexError):  # not Linux
+            return False
+        time.sleep(0.003)
+    return min(running) > 1
 
 
 def _dispatch(argv: list[str]) -> int:

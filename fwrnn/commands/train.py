@@ -7,6 +7,7 @@ line's.
 import logging
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from fwrnn.commands.composition import default_help, read_config, run_with_hydra
@@ -119,11 +120,16 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
     with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
         tracker.text("configuration", f"```yaml\n{run.config.read_text()}```")
         drawing = while_learning(task, model, device)
+        drawn: dict[int, np.ndarray] = {}  # with the best weights, by their update
 
         def show(model, update: int) -> None:
             if drawing is not None:
                 name, draw = drawing
-                tracker.picture(name, draw(model), update)
+                pixels = draw(model)
+                tracker.picture(name, pixels, update)
+                if update == trainer.progress.best_update:
+                    drawn.clear()
+                    drawn[update] = pixels
 
         reason = trainer.fit(stop, tracker, on_validation=show)
         if reason == "interrupted":
@@ -133,11 +139,11 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"go on with: fwrnn train resume={folder}",
                 stop.signal,
             )
-        return conclude(trainer, run, config, task, tracker, drawing, reason, code)
+        return conclude(trainer, run, config, task, tracker, drawing, drawn, reason, code)
 
 
 def conclude(
-    trainer, run, config: Config, task, tracker, drawing, reason: str, code: str | None
+    trainer, run, config: Config, task, tracker, drawing, drawn, reason: str, code: str | None
 ) -> dict:
     """Test the best weights, once, and record what came out."""
     from fwrnn.reports.results import flat_settings, metrics_of, test
@@ -154,7 +160,8 @@ def conclude(
         tracker.picture(name, pixels, progress.update)
     if drawing is not None:
         name, draw = drawing
-        pictures[name] = draw(model)
+        best = drawn.get(progress.best_update)  # missing where the run was resumed since
+        pictures[name] = draw(model) if best is None else best
     for name, pixels in pictures.items():
         run.write_picture(name, pixels)
     for name, gif in outcome.animations.items():

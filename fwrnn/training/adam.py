@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+aten = torch.ops.aten
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
@@ -51,8 +52,8 @@ class Adam:
                 continue
             states = [self.state_of(parameter) for parameter in parameters]
             steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
-            update = torch._fused_adamw_ if group["weight_decay"] else torch._fused_adam_
+            aten._foreach_add_.Scalar(steps, 1)
+            update = aten._fused_adamw_ if group["weight_decay"] else aten._fused_adam_
             update(
                 parameters,
                 [parameter.grad for parameter in parameters],

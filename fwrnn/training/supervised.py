@@ -154,7 +154,9 @@ class MovingAverage(AveragedModel):
     @torch.no_grad()
     def follow(self) -> None:
         """Take in the weights as they are now; at first they are the average."""
-        torch._foreach_lerp_(*self._pairs, 1 - self.decay if self.n_averaged else 1.0)
+        torch.ops.aten._foreach_lerp_.Scalar(
+            *self._pairs, 1 - self.decay if self.n_averaged else 1.0
+        )
         self.n_averaged += 1
 
 
