@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fwrnn.errors import RunFailed, UserError
+from fwrnn.learning.adam import Adam
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.schema import Schedule
 from fwrnn.learning.signals import StopRequest
@@ -60,7 +61,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Adam,
         config,
         device: torch.device,
         folder: RunFolder,
