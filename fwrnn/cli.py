@@ -15,6 +15,7 @@ from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
 
 COMMANDS = {
     "train": "train a model on a task: fwrnn train task=assoc_retrieval",
+    "sweep": "what became of a sweep's jobs, and going on: fwrnn sweep resume FOLDER",
     "evaluate": "test a trained model again, or on your own data: fwrnn evaluate RUN",
     "battery": "does the layer learn wherever torch.nn.RNN does: fwrnn battery",
     "bench": "how fast the layer is on this machine, beside torch.nn's: fwrnn bench",
