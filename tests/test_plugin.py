@@ -45,7 +45,7 @@ def test_what_a_package_brings_is_swept_over_and_evaluates(fwrnn, tmp_path):
     settings += ["trainer.max_updates=600", "trainer.learning_rate=0.01"]
     fwrnn("train", "-m", *settings, "model=gru,rnn", f"hydra.sweep.dir={tmp_path}")
     for core in ("gru", "rnn"):
-        (run,) = tmp_path.glob(f"*_{core}-20_seed0")
+        (run,) = tmp_path.glob(f"{core}-20_*_seed0")
         assert json.loads((run / "metrics.json").read_text())["test_error"] < 0.9
         assert "as recorded, exactly" in fwrnn("evaluate", str(run))
     run = tmp_path / "control"
