@@ -11,7 +11,6 @@ import logging
 import math
 import mmap
 import threading
-import warnings
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.kernels.trial import Case
 
 DTYPES = (torch.float32, torch.float64)
 LARGE = 1 << 25  # bytes: what the C library takes from the system and gives back every time
@@ -30,7 +30,10 @@ LARGE = 1 << 25  # bytes: what the C library takes from the system and gives bac
 def supports(
     drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
 ) -> bool:
-    """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64."""
+    """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64.
+
+    Whether they compile shows in the first call.
+    """
     others = [tensor for tensor in (memory, *slow) if tensor is not None]
     return (
         drive.is_floating_point()
@@ -38,8 +41,22 @@ def supports(
         and hidden.dtype in DTYPES
         and all(tensor.device.type == "cpu" for tensor in (drive, hidden, *others))
         and all(tensor.dtype == hidden.dtype for tensor in others)
-        and _available(hidden.dtype)
+        and is_installed()
     )
+
+
+def variant(
+    memory: Tensor | None, slow: SlowWeights, rule: Rule, lengths: Tensor | None
+) -> tuple[()]:
+    """What the loops are compiled for, besides the dtype: nothing."""
+    return ()
+
+
+def trial_cases(dtype: torch.dtype, variant: tuple) -> list[Case]:
+    """What ``trial`` computes: both layouts, the sequences in chunks and of several lengths."""
+    units, settings = 2, (True, True, True, True, 1, "tanh", "sustained", "candidate")
+    many = few(True, torch.get_num_threads(), dtype)
+    return [Case(cut_length(units) + 1, batch, units, *settings) for batch in (1, many)]
 
 
 def forward(
@@ -283,26 +300,27 @@ def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
 
 
 @torch.compiler.assume_constant_result
-def _available(dtype: torch.dtype) -> bool:
-    return compiled("cpu_loops", dtype) is not None
+def is_installed() -> bool:
+    """Whether there is a Numba to compile the loops."""
+    return _found("numba")
+
+
+@functools.cache
+def _found(package: str) -> bool:
+    return find_spec(package) is not None
 
 
 @functools.cache
 def compiled(module: str, dtype: torch.dtype) -> Any:
-    """The two loops of a module beside this one, compiled; None where they cannot be had."""
-    if find_spec("numba") is None:
-        return None
+    """The two loops of a module beside this one, compiled; raises what importing Numba raises.
+
+    Or what its compiler does.
+    """
     # Reading them from disk is quick; what takes longer than a moment is compiling.
     notice = threading.Timer(1.5, _log.info, [_COMPILING])
     notice.start()
     try:
         return _build(module, dtype)
-    except Exception as error:
-        warnings.warn(
-            f"the fused CPU kernels did not compile here, so slower ones are used: {error}",
-            stacklevel=2,
-        )
-        return None
     finally:
         notice.cancel()
 
