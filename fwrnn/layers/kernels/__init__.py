@@ -18,6 +18,7 @@ from fwrnn.layers.kernels.operators import EAGER, FUSED
 from fwrnn.layers.memory import FastMemory
 
 BACKENDS = (*EAGER, *FUSED)
+INSTEAD = "backend='auto' is the attention form in its place, backend={!r} insists on it"
 
 
 def check(backend: str) -> None:
@@ -70,13 +71,8 @@ def choose(
 
 @torch.compiler.assume_constant_result
 def _works(name: str, device: torch.device, dtype: torch.dtype, variant: tuple) -> bool:
-    return trial.passes(
-        f"the fused kernel {name!r}",
-        device,
-        (dtype, variant),
-        partial(trial.fault_of, FUSED[name], device, dtype, variant),
-        f"backend='auto' is the attention form in its place, backend={name!r} insists on it",
-    )
+    find_fault = partial(trial.fault_of, FUSED[name], device, dtype, variant)
+    return trial.passes(name, device, (dtype, variant), find_fault, INSTEAD)
 
 
 def recurrence(

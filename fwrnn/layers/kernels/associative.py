@@ -58,13 +58,9 @@ def _work(eager: Form, *inputs: Tensor) -> bool:
     """Whether the loops pass their ``trial``, for tensors that they take."""
     steps, _, _, cells, permutations = inputs
     sizes = steps.shape[-1], cells.shape[1:]
-    return trial.passes(
-        "the fused kernel of the associative LSTM",
-        steps.device,
-        steps.dtype,
-        partial(_fault, eager, sizes, permutations, steps.dtype),
-        "slower operations take its place",
-    )
+    find_fault = partial(_fault, eager, sizes, permutations, steps.dtype)
+    instead = "slower operations take its place"
+    return trial.passes("associative LSTM", steps.device, steps.dtype, find_fault, instead)
 
 
 NAMES = (

@@ -76,8 +76,12 @@ def variant(
 
 
 def trial_cases(dtype: torch.dtype, variant: tuple) -> list[Case]:
-    """What ``trial`` computes: more steps than a tile has rows, so that loops over tiles go on."""
-    return [Case(35, 3, *variant)]
+    """What ``trial`` computes: more steps than a tile has rows, so that loops over tiles go on.
+
+    Of two units layer normalisation makes ±1, whatever they are, and gradients drown in rounding.
+    """
+    units, *settings = variant
+    return [Case(35, 3, max(3, units), *settings)]
 
 
 @torch.compiler.assume_constant_result
