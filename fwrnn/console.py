@@ -8,11 +8,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+PROGRESS = "fwrnn.progress"
+"""The logger of what a progress bar shows too: for files, and where there is no terminal."""
+
 
 class ProgressBarHandler(logging.Handler):
     """Writes to standard error through tqdm, which moves its bars out of the way."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == PROGRESS and sys.stderr.isatty():
+            return  # the bar shows it
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:

@@ -12,6 +12,7 @@ BASE = {"config", "errors", "interfaces", "registry"}
 MAY_IMPORT = {
     "errors": set(),
     "console": set(),
+    "machine": set(),
     "registry": {"errors"},
     "config": {"errors", "registry"},
     "interfaces": set(),
@@ -19,8 +20,8 @@ MAY_IMPORT = {
     "environments": {"environments"},
     "tasks": {"tasks", "environments", "layers"} | BASE,
     "models": {"models", "layers"} | BASE,
-    "learning": {"learning", "models"} | BASE,
-    "benchmarks": {"benchmarks", "layers"},
+    "learning": {"learning", "models", "machine"} | BASE,
+    "benchmarks": {"benchmarks", "layers", "machine"},
     "commands": {"commands", "benchmarks", "learning", "console"} | BASE,
     "cli": {"errors"},
     "__main__": {"cli"},

@@ -111,11 +111,26 @@ def _resume(run: str, argv: list[str]) -> None:
         raise UserError("resume needs the folder of a run: resume=outputs/runs/RUN")
     if any(word in ("-m", "--multirun") for word in argv):
         raise UserError("resume goes on with one run; leave -m out")
-    folder = RunFolder(run)
+    folder = RunFolder(latest() if run == "latest" else run)
     config = resumed_config(folder.read_config(), argv)
     if not folder.last.is_file():
-        raise UserError(f"'{run}' cannot go on: it has no {folder.last.relative_to(folder.path)}")
+        raise UserError(
+            f"'{folder.path}' cannot go on: it has no {folder.last.relative_to(folder.path)}"
+        )
     train(config, folder.path, resume=True)
+
+
+def latest() -> Path:
+    """The run below outputs/ that was worked on last and has not ended."""
+    from fwrnn.learning.run_folder import RunFolder
+
+    checkpoints = sorted(
+        Path("outputs").rglob("checkpoints/last.pt"), key=lambda p: p.stat().st_mtime
+    )
+    unfinished = [p.parents[1] for p in checkpoints if not RunFolder(p.parents[1]).metrics.exists()]
+    if not unfinished:
+        raise UserError("no run below outputs/ could go on; give a folder: resume=RUN")
+    return unfinished[-1]
 
 
 def resumed_config(saved: dict, argv: list[str]) -> Config:
@@ -204,7 +219,7 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
 
 def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
-    from fwrnn.learning.record import flat_settings, metrics_of
+    from fwrnn.learning.record import compared_settings, metrics_of
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
@@ -216,7 +231,7 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
     run.write_metrics(metrics)
     compared = (f"test_{kind.score}", f"val_{kind.score}", "updates")
     results = {name: metrics[name] for name in compared}
-    tracker.hyperparameters(flat_settings(config), results, progress.update)
+    tracker.hyperparameters(compared_settings(config), results, progress.update)
     still, moving = outcome.draw()
     for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("fwrnn")
+log_progress = logging.getLogger("fwrnn.progress")
 
 
 @dataclass
@@ -226,6 +227,9 @@ class Trainer:
         self.tracker.scalars(scalars, progress.update)
         self.on_validation(model, progress.update)
         self._show(bar, **self.shown(measured))
+        found = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
+        of_all = f"update {progress.update:,} of {self.config.max_updates:,}"
+        log_progress.info(f"{of_all}: {found}; {progress.seconds:.0f} s")
 
     def _show(self, bar: tqdm, **values: str) -> None:
         self._shown |= values

@@ -104,3 +104,24 @@ def test_every_launcher_has_the_same_status_and_record(tiny, tmp_path, monkeypat
     assert done.returncode == 1, done.stderr
     assert states(tmp_path / "sweep") == ["done", "failed"]
     assert "1 done, 1 failed" in done.stderr
+
+
+def test_latest_is_the_run_that_was_worked_on_last_and_has_not_ended(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "resume=latest"]) == 2
+    assert "no run below outputs/ could go on" in capsys.readouterr().err
+    for name in ("first", "second", "third"):
+        assert main(["train", *tiny, f"hydra.run.dir=outputs/runs/{name}"]) == 0
+    for name in ("first", "second"):
+        (tmp_path / "outputs" / "runs" / name / "metrics.json").unlink()
+    assert main(["train", "resume=latest", "trainer.max_updates=25"]) == 0
+    assert (tmp_path / "outputs" / "runs" / "second" / "metrics.json").is_file()
+
+
+def test_a_log_without_a_terminal_has_a_line_per_validation(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *tiny, "hydra.run.dir=run"]) == 0
+    for text in (capsys.readouterr().err, (tmp_path / "run" / "train.log").read_text("utf-8")):
+        assert [f"update {k} of 20: val_loss" in text for k in (5, 10, 15, 20)] == [True] * 4
