@@ -56,3 +56,9 @@ def test_what_a_package_brings_is_swept_over_and_evaluates(fwrnn, tmp_path):
 def test_each_part_is_a_short_file():
     for path in [*EXAMPLE.rglob("*.py"), *EXAMPLE.rglob("*.yaml"), EXAMPLE / "pyproject.toml"]:
         assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_the_page_for_contributors_shows_the_core_as_it_is():
+    page = (EXAMPLE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    core = (EXAMPLE / "fwrnn_recall" / "core.py").read_text(encoding="utf-8")
+    assert core.strip() in page
