@@ -1,0 +1,21 @@
+"""Trained networks that ship with the package, by name.
+
+``fwrnn/weights/NAME`` is a run's folder without what only training needs: its ``config.yaml`` and
+``metrics.json``, and its best weights as plain arrays in ``weights.npz``. To add one:
+``python scripts/ship_weights.py RUN NAME``.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "weights"
+
+
+def shipped() -> list[str]:
+    """The names of the networks that ship."""
+    return sorted(config.parent.name for config in FOLDER.glob("*/config.yaml"))
+
+
+def place_of(run: str | Path) -> Path:
+    """The folder of a run, or of the shipped network of that name where there is no such folder."""
+    known = not Path(run).is_dir() and str(run) in shipped()
+    return FOLDER / str(run) if known else Path(run)
