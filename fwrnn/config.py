@@ -129,10 +129,14 @@ def migrated(values: dict) -> dict:
         "fast_weights_folded": "folded",
         "fast_weights_no_layer_norm": "no_layer_norm",
     }
-    model = values.get("model")
+    values, model, trainer = dict(values), values.get("model"), values.get("trainer")
     if isinstance(model, dict) and model.get("name") in once:
-        control = once[model["name"]]
-        return {**values, "model": {**model, "name": "fast_weights"}, "control": control}
+        values["control"] = once[model["name"]]
+        values["model"] = {**model, "name": "fast_weights"}
+    if isinstance(trainer, dict) and "warmup_updates" in trainer:  # before it was a share
+        share = trainer["warmup_updates"] / trainer["max_updates"]
+        rest = {key: value for key, value in trainer.items() if key != "warmup_updates"}
+        values["trainer"] = {**rest, "warmup": share}
     return values
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fwrnn import __version__
-from fwrnn.cli import main
+from fwrnn.cli import is_shared, main
 from fwrnn.commands.train import train
 from tests.commands.compose import compose
 from tests.conftest import TINY
@@ -248,6 +248,21 @@ def test_help_reads_well_and_does_not_import_torch(words):
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fwrnn {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "text, shared",
+    [
+        ("0.70 0.43 0.88 3/93 30897\n", True),
+        ("0.70 0.43 0.88 1/93 30897\n", False),
+        ("0.70\n", False),
+        (None, False),
+    ],
+)
+def test_others_at_work_are_noticed(text, shared, tmp_path):
+    if text is not None:
+        (tmp_path / "loadavg").write_text(text)
+    assert is_shared(tmp_path / "loadavg") is shared
 
 
 def test_closed_pipe_is_quiet():

@@ -49,7 +49,7 @@ def _cpu_model() -> str | None:
         if platform.system() == "Darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except (OSError, subprocess.SubprocessError):
@@ -104,7 +104,7 @@ def measure_peak(run: Callable[[], object], device: torch.device) -> Peak | None
 def _reset_high_water_mark() -> bool:
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        (_SELF / "clear_refs").write_text("5")
+        (_SELF / "clear_refs").write_text("5", encoding="ascii")
     except (AttributeError, OSError, TypeError):  # not Linux, another libc, or a sandbox
         return False
     return _kilobytes(_SELF / "status", "VmHWM") is not None
@@ -113,7 +113,7 @@ def _reset_high_water_mark() -> bool:
 def _kilobytes(file: Path, field: str) -> int | None:
     """The field of a file of /proc such as "VmRSS:  1234 kB", in bytes."""
     try:
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{field}:"):
                 return 1024 * int(line.split()[1])
     except OSError:

@@ -91,7 +91,7 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(total=len(trials), initial=len(trials) - len(missing), disable=None) as bar,
-        file.open("a") as kept,
+        file.open("a", encoding="utf-8") as kept,
         # Ctrl-C is for this process alone, which then ends the others.
         context.Pool(
             min(jobs, len(missing)) or 1, signal.signal, (signal.SIGINT, signal.SIG_IGN)
@@ -110,7 +110,7 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
 def read(file: Path) -> list[dict]:
     """The results in ``file``, which need not exist."""
     results = []
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             results.append(json.loads(line))
         except ValueError:

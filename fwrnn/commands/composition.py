@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -117,13 +118,16 @@ def changed(saved: dict, argv: list[str]) -> dict:
     from hydra.errors import HydraException
 
     config = OmegaConf.create(saved)
-    OmegaConf.set_struct(config, True)
     for word in _checked(argv):
         try:
             override = OverridesParser.create().parse_override(word)
             if override.is_delete() or override.is_sweep_override():
                 raise UserError(f"'{word}' is not one value; resume takes KEY=VALUE")
-            OmegaConf.update(config, override.key_or_group, override.value())
+            key = override.key_or_group
+            if OmegaConf.select(config, key, default=MISSING) is MISSING:
+                keys = [k for k in known_keys() if OmegaConf.select(config, k) is not None]
+                raise UserError(f"unknown key '{key}' of this run{suggestion(key, keys)}")
+            OmegaConf.update(config, key, override.value())
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(explain(error)) from error
     values = OmegaConf.to_container(config)

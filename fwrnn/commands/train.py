@@ -116,11 +116,16 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
     with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
         tracker.text("configuration", f"```yaml\n{run.config.read_text(encoding='utf-8')}```")
         drawing = kind.drawing(task, model, device)
+        drawn = {}  # with the best weights, by their update
 
         def show(model, update: int) -> None:
             if drawing is not None:
                 name, draw = drawing
-                tracker.picture(name, draw(model), update)
+                pixels = draw(model)
+                tracker.picture(name, pixels, update)
+                if update == trainer.progress.best_update:
+                    drawn.clear()
+                    drawn[update] = pixels
 
         reason = trainer.fit(stop, tracker, on_validation=show)
         if reason == "interrupted":
@@ -130,10 +135,10 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"go on with: fwrnn train resume={folder}",
                 stop.signal,
             )
-        return conclude(assembly, trainer, run, tracker, drawing, reason)
+        return conclude(assembly, trainer, run, tracker, drawing, drawn, reason)
 
 
-def conclude(assembly, trainer, run, tracker, drawing, reason: str) -> dict:
+def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
     from fwrnn.learning.record import flat_settings, metrics_of
 
@@ -153,7 +158,8 @@ def conclude(assembly, trainer, run, tracker, drawing, reason: str) -> dict:
         tracker.picture(name, pixels, progress.update)
     if drawing is not None:
         name, draw = drawing
-        still[name] = draw(model)
+        best = drawn.get(progress.best_update)  # missing where the run was resumed since
+        still[name] = draw(model) if best is None else best
     for name, pixels in still.items():
         run.write_picture(name, pixels)
     for name, gif in moving.items():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fwrnn.errors import RunFailed, UserError
+from fwrnn.learning.adam import Adam
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.schema import Schedule
 from fwrnn.learning.signals import StopRequest
@@ -48,7 +49,7 @@ class Trainer:
         model: already on ``device``.
         optimizer: of the model's parameters.
         config: of the trainer; the loop reads ``max_updates``, ``learning_rate``, ``schedule``,
-            ``warmup_updates``, ``evaluate_every``, ``log_every`` and ``patience``.
+            ``warmup``, ``evaluate_every``, ``log_every`` and ``patience``.
         device: where the model is.
         folder: takes the checkpoints and the curve.
 
@@ -60,7 +61,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Adam,
         config,
         device: torch.device,
         folder: RunFolder,
@@ -283,8 +284,9 @@ class Trainer:
 def learning_rate(update: int, config) -> float:
     """The rate of an update, counted from 0: a linear warm-up times the schedule."""
     rate = config.learning_rate
-    if update < config.warmup_updates:
-        rate *= (update + 1) / config.warmup_updates
+    warmup = round(config.warmup * config.max_updates)
+    if update < warmup:
+        rate *= (update + 1) / warmup
     done = update / config.max_updates
     match config.schedule:
         case Schedule.linear:

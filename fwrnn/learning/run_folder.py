@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,11 @@ class RunFolder:
             raise UserError(f"{self.config} is broken: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{self.config} is broken: it holds no keys")
+        for key, value in _leaves(values):
+            if isinstance(value, str) and "${" in value:  # which might read whoever tests it
+                raise UserError(
+                    f"{self.config} is not resolved, as a run's is: {key} is {value[:80]!r}"
+                )
         return values
 
     def read_metrics(self) -> dict:
@@ -96,7 +101,7 @@ class RunFolder:
             UserError: the file is broken.
         """
         try:
-            metrics = json.loads(self.metrics.read_text())
+            metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -140,6 +145,17 @@ class RunFolder:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a checkpoint of fwrnn: its format is unknown")
         return content
+
+
+def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """All values of a nested dictionary, with dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield from (
+                (f"{prefix}{key}", item) for item in (value if isinstance(value, list) else [value])
+            )
 
 
 def write_whole(path: Path, content) -> None:

@@ -21,7 +21,7 @@ class TrainerConfig:
     max_updates: int
     learning_rate: float
     schedule: Schedule
-    warmup_updates: int
+    warmup: float
     clip_norm: float | None
     evaluate_every: int
     log_every: int
@@ -34,7 +34,10 @@ class TrainerConfig:
         for name in ("max_updates", "evaluate_every", "log_every", "patience"):
             if getattr(self, name) is not None:
                 at_least(1, name, getattr(self, name))
-        at_least(0, "warmup_updates", self.warmup_updates)
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(
+                f"warmup is a share of the run and must lie in [0, 1], got {self.warmup}"
+            )
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 1e-3")
         if self.clip_norm is not None and not self.clip_norm > 0:

@@ -182,7 +182,7 @@ def test_digits_are_learned_in_glimpses_without_a_download(tmp_path):
     pytest.importorskip("sklearn")
     settings = ["task=mnist_glimpses", "task.dataset=digits", "model=multilevel", "threads=1"]
     settings += ["model.hidden_size=50", "model.head_dropout=0", "model.integration_dropout=0"]
-    settings += ["trainer.max_updates=300", "trainer.warmup_updates=50"]
+    settings += ["trainer.max_updates=300", "trainer.warmup=0.17"]
     settings += ["trainer.average_decay=0.95", "trainer.evaluate_every=100"]
     assert train(compose(*settings), tmp_path)["test_error"] < 0.1
 

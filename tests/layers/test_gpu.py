@@ -343,7 +343,7 @@ def test_a_cpu_is_not_supported_unless_triton_interprets(monkeypatch):
 
 
 def test_triton_is_not_imported_with_the_module():
-    lines = Path(gpu.__file__).read_text().splitlines()
+    lines = Path(gpu.__file__).read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.startswith(("import", "from")) and "triton" in line]
 
 

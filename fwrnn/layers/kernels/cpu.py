@@ -283,9 +283,13 @@ def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
     return powers.to(dtype), strengths.to(dtype)
 
 
-@torch.compiler.assume_constant_result
 def _available(dtype: torch.dtype) -> bool:
     return compiled("cpu_loops", dtype) is not None
+
+
+# What torch.compiler.assume_constant_result does, which would import the whole compiler: as long
+# as PyTorch itself takes.
+vars(_available)["_dynamo_marked_constant"] = True
 
 
 @functools.cache

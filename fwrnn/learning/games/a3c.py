@@ -20,6 +20,7 @@ from torch import Tensor, multiprocessing, nn
 
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.interfaces import GameTask
+from fwrnn.learning.adam import Adam
 from fwrnn.learning.games.actor_critic import (
     PlayingTrainer,
     actor_critic_loss,
@@ -145,11 +146,7 @@ class A3CTrainer(PlayingTrainer):
 
     def _statistics(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Adam's state of a parameter, in shared memory."""
-        state = self.optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state = self.optimizer.state_of(parameter)
         for tensor in state.values():
             tensor.share_memory_()
         return state
@@ -183,7 +180,7 @@ def work(
     try:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
-        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        optimizer = Adam(model.parameters(), config.learning_rate)
         for parameter, state in zip(model.parameters(), statistics, strict=True):
             optimizer.state[parameter] = state
         local, games = copy.deepcopy(model), task.games(config.games)

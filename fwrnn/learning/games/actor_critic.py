@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fwrnn.interfaces import GameTask
+from fwrnn.learning.adam import Adam
 from fwrnn.learning.games.play import Episodes, evaluate_play, play
 from fwrnn.learning.loop import Trainer
 from fwrnn.learning.run_folder import RunFolder
@@ -98,7 +99,7 @@ class PlayingTrainer(Trainer):
         device: torch.device,
         folder: RunFolder,
     ):
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        optimizer = Adam(model.parameters(), config.learning_rate)
         super().__init__(model, optimizer, config, device, folder)
         self.task = task
         self.frames = self._frames_logged = 0

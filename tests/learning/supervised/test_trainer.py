@@ -24,7 +24,7 @@ def test_learning_rate_follows_its_schedule(tiny):
     assert learning_rate(0, config) == 1
     assert learning_rate(50, config) == pytest.approx(0.5)
     assert learning_rate(99, config) == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
-    config.warmup_updates = 10
+    config.warmup = 0.1
     assert learning_rate(0, config) == pytest.approx(0.1)
 
 
