@@ -16,7 +16,7 @@ from fwrnn.learning.assembly import load_run
 from fwrnn.learning.shipped import place_of, shipped
 from fwrnn.learning.supervised import predict_lines
 from fwrnn.learning.supervised.scoring import predict_inputs
-from fwrnn.models.network import Network
+from fwrnn.models.network import Network, has_memory
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Trained:
                 "this network plays: trained.model(screens, state), with screens (T, N, S, S), "
                 "gives logits of its moves and the state to go on from; fwrnn evaluate has it play"
             )
+        if self.config.task.kind != "supervised":
+            raise TypeError(f"task {self.config.task.name} has no classes; use trained.model")
         if isinstance(self.task.spec.inputs, Images):
             images = self._images(inputs)
             batch = images.reshape(-1, *images.shape[-2:]).to(self.device)
@@ -72,6 +74,16 @@ class Trained:
         if not all(isinstance(text, str) for text in inputs):
             raise TypeError("this network reads text; give a string, or a list of strings")
         return self._answer_texts(list(inputs))
+
+    def attention(self, text: str) -> Tensor | None:
+        """How strongly each character attends to each earlier one, (T, T), see
+        ``FastWeightsRNN.attention``; None for a network without a fast memory.
+        """
+        if not has_memory(self.model):
+            return None
+        symbols = self._encode(text).unsqueeze(0).to(self.device)
+        with torch.inference_mode():
+            return self.model.core.attention(self.model.encoder(symbols))[0].float().cpu()
 
     def _images(self, images: Any) -> Tensor:
         """The images as a tensor, if they are what the network was trained on."""
@@ -92,11 +104,14 @@ class Trained:
 
     def _answer_texts(self, texts: list[str]) -> list[Answer]:
         """The answers, in order."""
+        lines = [Line(text, self._encode(text), None) for text in texts]
+        return self._answers(predict_lines(self.model, self.device, lines)) if lines else []
+
+    def _encode(self, text: str) -> Tensor:
         encode = getattr(self.task, "encode", None)
         if encode is None:
-            raise TypeError(f"task {self.config.task.name} cannot read text; use trained.model")
-        lines = [Line(text, encode(text), None) for text in texts]
-        return self._answers(predict_lines(self.model, self.device, lines)) if lines else []
+            raise TypeError(f"task {self.config.task.name} does not read text; use trained.model")
+        return encode(text)
 
     def _answers(self, logits: Tensor) -> list[Answer]:
         labels, rows = self.task.spec.labels, logits.double().softmax(-1).tolist()
