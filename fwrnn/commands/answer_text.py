@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import TextIO
 
+from fwrnn.learning.trained import sureness
+
 _BARS = " ▁▂▃▄▅▆▇█"
 _PLAIN_BARS = " .:#"
 _ROWS = 3  # of a bar
@@ -52,8 +54,8 @@ def text_of(result: dict, about: str, style: Style, width: int) -> str:
     answer = (style.good if right else style.bad)(result["answer"])
     verdict = "" if right else f" (should be {result['expected']})"
     lines = [
-        f"{result['question']} {style.arrow} {answer}{verdict}   {_sure(result['confidence'])}",
-        style.dim(f"{about}; here {result['pairs']}"),
+        f"{result['question']} {style.arrow} {answer}{verdict}   {sureness(result['confidence'])}",
+        style.dim(f"{about}; this has {result['pairs']}"),
         "",
         *_attention(result, style, width),
         "",
@@ -62,44 +64,38 @@ def text_of(result: dict, about: str, style: Style, width: int) -> str:
     return "\n".join(lines)
 
 
-def _sure(confidence: float) -> str:
-    return "more than 99.99 % sure" if confidence > 0.9999 else f"{100 * confidence:.2f} % sure"
-
-
 def _attention(result: dict, style: Style, width: int) -> list[str]:
     """Bars of what the question attends to, as many side by side as there is room for."""
     if result["attention"] is None:
         return ["This network has no fast memory: there is no attention to show."]
+    question = result["question"]
+    place = question.index(question[-1])
     strengths = [strength for *_, strength in result["attention"]]
     total = sum(map(abs, strengths)) or 1.0
     shares = [strength / total for strength in strengths]
-    question = result["question"]
-    place = question.index(question[-1])
-    most = max(max(shares), 1e-9)
-    pair = question[place : place + 2]
-    lines = [
-        "What the question attends to, of all that its memory returns:",
-        "",
-    ]
-    per_line = max(2, (width - 2) // _CELL // 2 * 2)
+    lines = ["What the question attends to, of all that its memory returns:", ""]
+    per_line = width // _CELL // 2 * 2  # whole pairs
     for start in range(0, len(shares), per_line):
         places = range(start, min(start + per_line, len(shares)))
-        asked = {place, place + 1}
-        for row in reversed(range(_ROWS)):
-            cells = ((_bar(shares[k] / most, row, style) * 3, k in asked) for k in places)
-            lines.append(_joined(cells, style))
-        lines.append(_joined(((f" {question[k]} ", k in asked) for k in places), style))
-        lines.append(_joined(((f"{100 * shares[k]:.0f}%", k in asked) for k in places), style))
-        lines.append("")
+        lines += [*_band(question, shares, places, (place, place + 1), style), ""]
     got = 100 * (shares[place] + shares[place + 1])
-    return [*lines, f"The pair asked for, {pair}, gets {got:.0f} % of it."]
+    return [*lines, f"The pair asked for, {question[place : place + 2]}, gets {got:.0f} % of it."]
 
 
-def _joined(cells, style: Style) -> str:
-    """Cells of a line, those of the pair asked for in colour."""
-    padded = ((text.center(_CELL), marked) for text, marked in cells)
-    line = "".join(style.good(text) if marked else text for text, marked in padded)
-    return line if style.colour else line.rstrip()
+def _band(
+    question: str, shares: list[float], places: range, asked: tuple[int, int], style: Style
+) -> list[str]:
+    """Some characters side by side: their bars, themselves, and their shares."""
+    most = max(*shares, 1e-9)
+    rows = [[3 * _bar(shares[k] / most, row, style) for k in places] for row in range(_ROWS)]
+    rows = [row for row in reversed(rows) if "".join(row).strip()]
+    rows += [[f" {question[k]} " for k in places], [f"{100 * shares[k]:.0f}%" for k in places]]
+    lines = []
+    for row in rows:
+        cells = ((text.center(_CELL), k in asked) for text, k in zip(row, places, strict=True))
+        line = "".join(style.good(text) if marked else text for text, marked in cells)
+        lines.append(line if style.colour else line.rstrip())
+    return lines
 
 
 def _bar(height: float, row: int, style: Style) -> str:

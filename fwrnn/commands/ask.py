@@ -12,11 +12,10 @@
 """
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.errors import UserError
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     from fwrnn.learning.trained import load
 
-    trained = load(options.run)
+    trained = load(options.run, backend="attention")  # of so little, before a kernel is read
     if trained.config.task.name != "assoc_retrieval":
         raise UserError(
             f"'{options.run}' was trained on {trained.config.task.name}; fwrnn ask is for runs of "
@@ -77,21 +76,17 @@ def ask(trained: "Trained", question: str) -> dict:
     """What this module says of ``--json``.
 
     Raises:
-        UserError: the question is malformed; its second and third line show where.
+        UserError: the question is malformed; what is shown below it points to where.
     """
-    from fwrnn.models.network import has_memory
-    from fwrnn.tasks.assoc_retrieval import Malformed, split_question
-
     try:
-        pairs, asked = split_question(question)
-    except Malformed as error:
+        trained.task.encode(question)
+    except ValueError as error:
         raise UserError(
             f"this is no question: {error}; write one such as {EXAMPLE}", _pointed(question, error)
         ) from None
-    if has_memory(trained.model):
-        trained.model.core.backend = "attention"  # of so little, sooner than a kernel is read
-    edits = [
-        {"pair": pair, "value": value, "question": "".join(changed) + f"??{asked}"}
+    pairs = [question[k : k + 2] for k in range(0, len(question) - 3, 2)]
+    edits: list[dict[str, Any]] = [
+        {"pair": pair, "value": value, "question": "".join(changed) + question[-3:]}
         for k, pair in enumerate(pairs)
         for value in "0123456789"
         if value != pair[1]
@@ -121,10 +116,10 @@ def _expected(question: str) -> str:
     return question[question.index(question[-1]) + 1]
 
 
-def _pointed(question: str, error) -> str:
+def _pointed(question: str, error: ValueError) -> str:
     """The question, and a caret below the first character that is wrong."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in question)
-    return f"  '{shown[:70]}'\n   {' ' * error.at}^"
+    return f"  '{shown[:70]}'\n   {' ' * getattr(error, 'at', 0)}^"
 
 
 def _about(trained: "Trained") -> str:
@@ -142,6 +137,6 @@ def _draw(result: dict, file: str) -> None:
     from fwrnn.learning.run_folder import write_whole
     from fwrnn.learning.supervised.answer_picture import png
 
-    if Path(file).is_dir() or not os.path.basename(file):
+    if Path(file).is_dir() or not Path(file).name:
         raise UserError(f"--png needs the name of a file, and '{file}' is a folder")
     write_whole(Path(file), png(result))

@@ -99,9 +99,9 @@ def evaluate_run(
     """The score of a run's best weights on a split, or on a file of examples.
 
     Returns a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
-    (nats), ``wrong`` and ``examples``; of a file ``predictions`` too, a dictionary per line, and of
-    its lines without an answer these alone; of a game ``reward``, its 95 % interval ``reward_low`` to
-    ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
+    (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
+    these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
+    to ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
     where the run recorded this number.
 
     Raises:

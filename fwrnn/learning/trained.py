@@ -28,6 +28,11 @@ class Answer:
     probabilities: dict[str, float]
 
 
+def sureness(confidence: float) -> str:
+    """A confidence, 0 to 1, in words that do not round it to certainty."""
+    return "more than 99.99 % sure" if confidence > 0.9999 else f"{100 * confidence:.2f} % sure"
+
+
 class Trained:
     """A trained network, and what turns an input into its answer.
 
@@ -123,13 +128,17 @@ def _answer(probabilities: dict[str, float]) -> Answer:
     return Answer(label, probabilities[label], probabilities)
 
 
-def load(run: str | Path, device: str = "cpu", data_dir: str | None = None) -> Trained:
+def load(
+    run: str | Path, device: str = "cpu", data_dir: str | None = None, backend: str | None = None
+) -> Trained:
     """A trained network: ``fwrnn.load("outputs/runs/…")("c9k8j3f1??c").label``.
 
     Args:
         run: the folder of a run, or the name of a network that ships, such as "retrieval".
         device: where it computes: "cpu", "cuda", …; "auto" is CUDA where there is one.
         data_dir: where the data of its task lie here, which name its classes.
+        backend: the form that a fast-weights layer is computed in, such as "attention", the first
+            to answer as it is not compiled; None: as the run was configured.
 
     Raises:
         UserError: no such run, a broken one, data that are missing, or no such device.
@@ -144,4 +153,7 @@ def load(run: str | Path, device: str = "cpu", data_dir: str | None = None) -> T
     with torch.random.fork_rng(devices=[]):  # building a network draws first weights
         (config, _, task, model, where), _ = load_run(run, device, data_dir)
     torch.set_num_threads(threads)  # those of the run are not for its guests
+    core: Any = getattr(model, "core", None)
+    if backend is not None and hasattr(core, "backend"):
+        core.backend = backend
     return Trained(model, config, task, where)

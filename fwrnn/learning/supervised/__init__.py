@@ -87,7 +87,7 @@ def _test_lines(task, model, device, lines: list[Line]) -> Outcome:
 
 
 def predict_lines(model, device, lines: list[Line]) -> Tensor:
-    """The logits (N, classes) of all lines, on the CPU; those of one shape are predicted at once."""
+    """The logits (N, classes) of all lines, on the CPU; one batch for each shape of inputs."""
     shapes: dict[torch.Size, list[int]] = {}
     for k, line in enumerate(lines):
         shapes.setdefault(line.inputs.shape, []).append(k)

@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fwrnn.learning.trained import sureness
+
 _ASKED, _OTHER, _WRONG = "tab:orange", "tab:gray", "tab:red"
 
 
@@ -29,8 +31,8 @@ def draw(result: dict) -> Figure:
     figure.suptitle(
         f"Told {result['question'][:-3]}, asked {result['question'][-1]}: "
         f"the network answers {result['answer']}{verdict}\n"
-        f"{100 * result['confidence']:.2f} % sure; trained on {result['trained_pairs']} pairs, "
-        f"here {count}",
+        f"{sureness(result['confidence'])}; trained on {result['trained_pairs']} pairs, "
+        f"this has {count}",
         fontsize=11,
     )
     if attends:
@@ -57,7 +59,7 @@ def _draw_attention(axes: Axes, result: dict) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_ylabel("share (per cent)")
     axes.set_title(
-        f"What the last character, {result['question'][-1]}, attends to among those before it "
+        f"What the last character, {result['question'][-1]}, attends to among those before it\n"
         "(orange: the pair asked for)",
         fontsize=9,
     )
@@ -83,7 +85,7 @@ def _draw_edits(axes: Axes, result: dict) -> None:
     axes.tick_params(length=0)
     axes.set(xlabel="the value it has instead (·: the one that it has)", ylabel="pair")
     axes.set_title(
-        "What it answers when one pair has another value "
-        "(grey: the same, orange: another and right, red: wrong)",
+        "What it answers when one pair has another value\n"
+        "(grey: as before, orange: another and right, red: wrong)",
         fontsize=9,
     )
