@@ -7,8 +7,8 @@
     attention    [character, position from 0, strength] of every character before the last: the
                  factor of its state in what the last step retrieves (equation 4); null for a
                  network without a fast memory
-    edits        one per pair and other value: pair, value (the other one), question, answer,
-                 confidence, expected
+    edits        one per pair and other value: pair, value (the other one), question,
+                 expected, answer, confidence
 """
 
 import json
@@ -79,23 +79,15 @@ def ask(trained: "Trained", question: str) -> dict:
         UserError: the question is malformed; what is shown below it points to where.
     """
     try:
-        trained.task.encode(question)
+        trained.encode(question)
     except ValueError as error:
         raise UserError(
             f"this is no question: {error}; write one such as {EXAMPLE}", _pointed(question, error)
         ) from None
-    pairs = [question[k : k + 2] for k in range(0, len(question) - 3, 2)]
-    edits: list[dict[str, Any]] = [
-        {"pair": pair, "value": value, "question": "".join(changed) + question[-3:]}
-        for k, pair in enumerate(pairs)
-        for value in "0123456789"
-        if value != pair[1]
-        for changed in [[*pairs[:k], pair[0] + value, *pairs[k + 1 :]]]
-    ]
+    edits = _edits(question)
     first, *answers = trained([question, *(edit["question"] for edit in edits)])
     for edit, answer in zip(edits, answers, strict=True):
         edit |= {"answer": answer.label, "confidence": answer.confidence}
-        edit["expected"] = _expected(edit["question"])
     attention = matrix = trained.attention(question)
     if matrix is not None:
         row = matrix[-1, :-1].tolist()
@@ -105,11 +97,22 @@ def ask(trained: "Trained", question: str) -> dict:
         "answer": first.label,
         "confidence": first.confidence,
         "expected": _expected(question),
-        "pairs": len(pairs),
+        "pairs": (len(question) - 3) // 2,
         "trained_pairs": trained.config.task.pairs,
         "attention": attention,
         "edits": edits,
     }
+
+
+def _edits(question: str) -> list[dict[str, Any]]:
+    """Every other value of every pair, and the question that it makes."""
+    edits = []
+    for k in range(0, len(question) - 3, 2):
+        for value in "0123456789".replace(question[k + 1], ""):
+            changed = question[: k + 1] + value + question[k + 2 :]
+            about = {"pair": question[k : k + 2], "value": value, "question": changed}
+            edits.append(about | {"expected": _expected(changed)})
+    return edits
 
 
 def _expected(question: str) -> str:

@@ -86,7 +86,7 @@ class Trained:
         """
         if not has_memory(self.model):
             return None
-        symbols = self._encode(text).unsqueeze(0).to(self.device)
+        symbols = self.encode(text).unsqueeze(0).to(self.device)
         with torch.inference_mode():
             return self.model.core.attention(self.model.encoder(symbols))[0].float().cpu()
 
@@ -109,10 +109,11 @@ class Trained:
 
     def _answer_texts(self, texts: list[str]) -> list[Answer]:
         """The answers, in order."""
-        lines = [Line(text, self._encode(text), None) for text in texts]
+        lines = [Line(text, self.encode(text), None) for text in texts]
         return self._answers(predict_lines(self.model, self.device, lines)) if lines else []
 
-    def _encode(self, text: str) -> Tensor:
+    def encode(self, text: str) -> Tensor:
+        """The text as the task's inputs have it; raises ValueError where it is malformed."""
         encode = getattr(self.task, "encode", None)
         if encode is None:
             raise TypeError(f"task {self.config.task.name} does not read text; use trained.model")
