@@ -52,14 +52,15 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Parse, ask, print."""
     options = parser().parse_args(argv)
+    from fwrnn.learning.assembly import config_of
     from fwrnn.learning.trained import load
 
-    trained = load(options.run, backend="attention")  # of so little, before a kernel is read
-    if trained.config.task.name != "assoc_retrieval":
+    task = config_of(options.run).task.name  # before its data are looked for
+    if task != "assoc_retrieval":
         raise UserError(
-            f"'{options.run}' was trained on {trained.config.task.name}; fwrnn ask is for runs of "
-            "task assoc_retrieval"
+            f"'{options.run}' was trained on {task}; fwrnn ask is for runs of task assoc_retrieval"
         )
+    trained = load(options.run, backend="attention")  # of so little, before a kernel is read
     result = ask(trained, options.question)
     if options.png:
         _draw(result, options.png)

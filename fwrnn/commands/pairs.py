@@ -41,18 +41,19 @@ def evaluate_pairs(
     Raises:
         UserError: no such run, a broken one, or one of a task that has no pairs.
     """
-    from fwrnn.learning.assembly import load_run
+    from fwrnn.learning.assembly import config_of, load_run
     from fwrnn.learning.intervals import wilson
     from fwrnn.learning.kinds import Question
     from fwrnn.learning.run_folder import RunFolder
     from fwrnn.learning.shipped import place_of
 
-    (config, kind, _, model, where), update = load_run(run, device)
-    settings, trained = config.task, getattr(config.task, "pairs", None)
-    if trained is None:
+    settings = config_of(run).task  # before its data are looked for
+    if not hasattr(settings, "pairs"):
         raise UserError(
             f"--pairs is for runs of associative retrieval, and task {settings.name} has no pairs"
         )
+    trained = settings.pairs
+    (config, kind, _, model, where), update = load_run(run, device)
     if examples is not None:
         settings = replace(settings, **{f"{split}_size": examples})
     recorded = RunFolder(place_of(run)).read_metrics()

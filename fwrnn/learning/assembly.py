@@ -54,6 +54,19 @@ def assemble(config: Config) -> Assembly:
         ) from error
 
 
+def config_of(run: str | Path) -> Config:
+    """What a run was configured with, as to its task and model; nothing else of it is looked at.
+
+    Raises:
+        UserError: no such run, or a configuration that is broken.
+    """
+    folder = RunFolder(place_of(run))
+    try:
+        return read_config(migrated(folder.read_config()), groups=("task", "model"))
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from error
+
+
 def load_run(
     run: str | Path, device: str | None = None, data_dir: str | None = None
 ) -> tuple[Assembly, int]:
@@ -66,11 +79,7 @@ def load_run(
         UserError: no such run, a configuration or checkpoint that is broken, or a ``data_dir`` for
             a task that reads no data.
     """
-    folder = RunFolder(place_of(run))
-    try:
-        config = read_config(migrated(folder.read_config()), groups=("task", "model"))
-    except UserError as error:
-        raise UserError(f"{run}: {error}") from error
+    config, folder = config_of(run), RunFolder(place_of(run))
     if device is not None:
         config.device = device
     if data_dir is not None:

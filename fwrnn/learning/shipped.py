@@ -7,6 +7,8 @@
 
 from pathlib import Path
 
+from fwrnn.errors import UserError, suggestion
+
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -16,6 +18,17 @@ def shipped() -> list[str]:
 
 
 def place_of(run: str | Path) -> Path:
-    """The folder of a run, or of the shipped network of that name where there is no such folder."""
-    known = not Path(run).is_dir() and str(run) in shipped()
-    return FOLDER / str(run) if known else Path(run)
+    """The folder of a run, or of the shipped network of that name where there is no such folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(run).is_dir():
+        return Path(run)
+    known = shipped()
+    if str(run) not in known:
+        raise UserError(
+            f"there is no run at '{run}'{suggestion(str(run), known)} Give a folder that fwrnn "
+            f"train wrote, or a network that ships: {', '.join(known)}"
+        )
+    return FOLDER / str(run)

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from fwrnn.config import Config
-from fwrnn.errors import UserError, suggestion
 from fwrnn.interfaces import Images, Line, Screens, Task
 from fwrnn.learning.assembly import load_run
-from fwrnn.learning.shipped import place_of, shipped
 from fwrnn.learning.supervised import predict_lines
 from fwrnn.learning.supervised.scoring import predict_inputs
 from fwrnn.models.network import Network, has_memory
@@ -144,12 +142,6 @@ def load(
     Raises:
         UserError: no such run, a broken one, data that are missing, or no such device.
     """
-    known = shipped()
-    if not place_of(run).is_dir():
-        raise UserError(
-            f"there is no run at '{run}'{suggestion(str(run), known)} Give a folder that fwrnn "
-            f"train wrote, or a network that ships: {', '.join(known)}"
-        )
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):  # building a network draws first weights
         (config, _, task, model, where), _ = load_run(run, device, data_dir)

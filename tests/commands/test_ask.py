@@ -10,6 +10,7 @@ from fwrnn.cli import main
 from fwrnn.commands.answer_text import Style, text_of
 from fwrnn.commands.ask import ask
 from fwrnn.commands.train import train
+from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
 from tests.conftest import TINY
 
@@ -110,3 +111,11 @@ def test_a_malformed_question_has_a_caret_under_its_first_mistake(capsys):
     assert "expected a second '?' as character 10, got 'c'" in message
     assert quoted[caret.index("^")] == "c"
     assert quoted[: caret.index("^")].strip() == "'c9k8j3f1?"
+
+
+def test_a_run_of_another_task_is_refused_before_its_data_are_looked_for(tmp_path, capsys):
+    config = compose("task=mnist_glimpses", f"task.data_dir={tmp_path / 'nowhere'}")
+    RunFolder(tmp_path).write_config(config)
+    for words in (["ask", "a1??a", "--run"], ["evaluate", "--pairs", "3"]):
+        assert main([*words, str(tmp_path)]) == 2
+        assert "mnist_glimpses" in capsys.readouterr().err
