@@ -8,8 +8,10 @@
     pictures/*.png       the memory, the glimpses or a game at work, and what the test confused
     pictures/*.gif       games, played
     checkpoints/best.pt  the best weights by validation
-    checkpoints/last.pt  everything needed to go on
+    checkpoints/last.pt  everything needed to go on, the best weights too
+    checkpoints/last-1.pt  the one before, in case that the last one is damaged
     weights.npz          of a network that ships, in the place of the checkpoints
+    run.lock             held by the process that works on the run
     train.log            the messages
     events.out.tfevents… TensorBoard
 """
@@ -17,7 +19,10 @@
 import csv
 import io
 import json
+import math
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,13 +46,19 @@ class RunFolder:
         self.curve = self.path / "curve.csv"
         self.best = self.path / "checkpoints" / "best.pt"
         self.last = self.path / "checkpoints" / "last.pt"
+        self.before_last = self.path / "checkpoints" / "last-1.pt"
         self.plain = self.path / "weights.npz"
 
     def write_config(self, config) -> None:
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
 
     def write_metrics(self, metrics: dict) -> None:
-        write_whole(self.metrics, (json.dumps(metrics, indent=2) + "\n").encode())
+        """What is not a finite number becomes null: NaN is no JSON."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        write_whole(self.metrics, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
 
     def write_curve(self, rows: Sequence[dict]) -> None:
         text = io.StringIO()
@@ -67,9 +78,10 @@ class RunFolder:
         write_whole(self.path / "pictures" / f"{name}.gif", gif)
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
+        """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``."""
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, **content}, buffer)
-        write_whole(path, buffer.getbuffer())
+        write_whole(path, buffer.getbuffer(), keep=self.before_last if path == self.last else None)
 
     def read_config(self) -> dict:
         """The resolved configuration as plain containers.
@@ -137,6 +149,7 @@ class RunFolder:
             UserError: the file is missing, broken, or no checkpoint of this program.
         """
         try:
+            check_archive(path)
             content = torch.load(path, map_location=device, weights_only=True)
         except FileNotFoundError:
             raise UserError(f"there is no checkpoint at {path}") from None
@@ -158,8 +171,25 @@ def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             )
 
 
-def write_whole(path: Path, content) -> None:
+def check_archive(path: Path) -> None:
+    """Compare a checkpoint's parts with their checksums; it is a zip archive of stored parts.
+
+    Raises:
+        ValueError: a part is damaged, or would take more memory than the file has bytes.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        if archive.testzip() is not None:
+            raise ValueError("a checksum differs")
+
+
+def write_whole(path: Path, content, keep: Path | None = None) -> None:
     """Write beside the file, then replace it: a kill or a full disk leaves the old one.
+
+    What was at ``path`` stays as ``keep``, if that is given.
 
     Raises:
         RunFailed: it could not be written.
@@ -167,13 +197,41 @@ def write_whole(path: Path, content) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with open(beside, "wb") as file:  # noqa: PTH123  (a test dies in each of these calls)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        if keep is not None and path.exists():
+            os.replace(_another_name(path), keep)  # noqa: PTH105
+        os.replace(beside, path)  # noqa: PTH105
+        _sync_folder(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RunFailed(
             f"could not write {path}: {error.strerror}; what was there before is intact"
         ) from error
+    finally:  # a second Ctrl-C comes here too
+        beside.unlink(missing_ok=True)
+
+
+def _another_name(path: Path) -> Path:
+    """A second name for a file, or a copy where the file system has no such names."""
+    other = path.with_name(f".{path.name}.{os.getpid()}.kept.tmp")
+    other.unlink(missing_ok=True)
+    try:
+        os.link(path, other)  # noqa: PTH136
+    except OSError:
+        shutil.copyfile(path, other)
+    return other
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new names in a folder outlast a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems do not
+        pass
+    finally:
+        os.close(handle)
