@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a model on a task: fwrnn train task=assoc_retrieval",
     "sweep": "what became of a sweep's jobs, and going on: fwrnn sweep resume FOLDER",
     "evaluate": "test a trained model again, or on your own data: fwrnn evaluate RUN",
+    "ask": "a trained network, and see what it attends to: fwrnn ask 'c9k8j3f1??c'",
     "battery": "does the layer learn wherever torch.nn.RNN does: fwrnn battery",
     "bench": "how fast the layer is on this machine, beside torch.nn's: fwrnn bench",
 }
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except UserError as error:
-        return _say(error, 2)
+        return _say(error, 2, error.shown)
     except RunFailed as error:
         return _say(error, 1)
     except Interrupted as error:
@@ -116,6 +117,8 @@ def _dispatch(argv: list[str]) -> int:
     return import_module(f"fwrnn.commands.{command}").main(rest)
 
 
-def _say(message: object, status: int) -> int:
+def _say(message: object, status: int, shown: str = "") -> int:
     print("fwrnn:", " ".join(str(message).split()), file=sys.stderr)
+    if shown:
+        print(shown, file=sys.stderr)
     return status

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "commands": {"commands", "benchmarks", "learning", "console"} | BASE,
     "cli": {"errors"},
     "__main__": {"cli"},
-    "__init__": {"layers"},  # when somebody asks for one, and for type checkers
+    "__init__": {"layers", "learning"},  # when somebody asks for it, and for type checkers
 }
 
 

@@ -10,6 +10,7 @@
     checkpoints/best.pt  the best weights by validation
     checkpoints/last.pt  everything needed to go on, the best weights too
     checkpoints/last-1.pt  the one before, in case that the last one is damaged
+    weights.npz          of a network that ships, in the place of the checkpoints
     run.lock             held by the process that works on the run
     train.log            the messages
     events.out.tfevents… TensorBoard
@@ -46,6 +47,7 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best.pt"
         self.last = self.path / "checkpoints" / "last.pt"
         self.before_last = self.path / "checkpoints" / "last-1.pt"
+        self.plain = self.path / "weights.npz"
 
     def write_config(self, config) -> None:
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
@@ -119,6 +121,26 @@ class RunFolder:
         if not isinstance(metrics, dict):
             raise UserError(f"{self.metrics} is broken: it holds no keys")
         return metrics
+
+    @property
+    def weights(self) -> Path:
+        """The file that holds the best weights."""
+        return self.plain if self.plain.exists() else self.best
+
+    def read_best(self, device: torch.device) -> dict:
+        """The best weights as ``model``, and their ``update``; no code in the file is run.
+
+        Raises:
+            UserError: the file is missing or broken.
+        """
+        if self.weights == self.best:
+            return self.read_checkpoint(self.best, device)
+        try:
+            with np.load(self.plain, allow_pickle=False) as arrays:
+                model = {name: torch.from_numpy(arrays[name]).to(device) for name in arrays.files}
+        except Exception:  # numpy and zipfile raise anything on damaged files
+            raise UserError(f"{self.plain} does not hold plain arrays, or is broken") from None
+        return {"model": model, "update": self.read_metrics().get("best_update")}
 
     def read_checkpoint(self, path: Path, device: torch.device) -> dict:
         """A checkpoint's content; no code in the file is run.
