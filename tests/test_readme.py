@@ -13,7 +13,7 @@ from tests.commands.compose import compose
 ROOT = Path(__file__).parents[1]
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "RESULTS.md", "CONTRIBUTING.md", "docs/CHOICES.md")
+    for name in ("README.md", "RESULTS.md", "CONTRIBUTING.md", "docs/CHOICES.md", "docs/SWEEPS.md")
 }
 README = PAGES["README.md"]
 SETTINGS = {

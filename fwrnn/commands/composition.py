@@ -19,6 +19,12 @@ from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
 from fwrnn.errors import UserError, suggestion
 from fwrnn.registry import brought_configurations
 
+_EXTRAS = {
+    "optuna": "search",
+    "joblib": "cores",
+    "submitit_slurm": "slurm",
+    "submitit_local": "slurm",
+}
 _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
 
@@ -80,7 +86,8 @@ class Job(NamedTuple):
     """What Hydra made of one job.
 
     ``chosen`` tells that somebody, or an experiment, chose the folder; ``sweep`` is the folder of
-    the sweep that it is of, ``overrides`` what makes it this job.
+    the sweep that it is of, ``overrides`` what makes it this job; ``among_others`` that others run
+    on the same processors.
     """
 
     config: DictConfig
@@ -88,6 +95,7 @@ class Job(NamedTuple):
     overrides: list[str]
     chosen: bool
     sweep: Path | None
+    among_others: bool
 
 
 def sweep_begins(folder: Path) -> None:
@@ -127,6 +135,7 @@ def run_with_hydra(
             any(w.startswith("hydra.run.dir=") for w in now.overrides.hydra)
             or now.runtime.choices.get("experiment") is not None,
             Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
+            "joblib" in now.launcher._target_,
         )
         try:
             return work(job)
@@ -151,6 +160,8 @@ def planned(argv: list[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    if any(word.startswith("hydra/sweeper=") for word in argv):
+        return []
     words = [word for word in _checked(argv) if word[0] != "-" and not word.startswith("hydra")]
     try:
         overrides = OverridesParser.create().parse_overrides(words)
@@ -327,6 +338,9 @@ def explain(error: Exception) -> str:
         group = (error.missing_cfg_file or "").rpartition("/")
         wrong, group = group[2], group[0].lstrip("/")
         options = [option for option in error.options if option != "config"]
+        extra = _EXTRAS.get(wrong)
+        if extra:
+            return f"{group}={wrong} needs: pip install 'fwrnn[{extra}]'"
         return (
             f"unknown {group} '{wrong}'{suggestion(wrong, options)} Options: {', '.join(options)}"
         )

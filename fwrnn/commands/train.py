@@ -85,6 +85,8 @@ def _start_or_go_on(job: Job) -> float:
     from fwrnn.learning.run_folder import RunFolder
 
     config, run = read_config(job.config), RunFolder(job.folder)
+    if job.among_others and config.threads is None:
+        config.threads = 1
     begun = run.last.is_file() and run.config.is_file()
     if begun and read_config(migrated(run.read_config())) != config:
         raise Taken(

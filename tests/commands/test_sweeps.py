@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
+from fwrnn.commands.composition import explain
 
 ROOT = Path(__file__).parents[2]
 GRID = ["model=rnn,lstm", "seed=0,1"]
@@ -92,9 +94,32 @@ def test_folders_say_what_differs_from_the_defaults(tiny, tmp_path, monkeypatch)
     assert "pairs=4" in names[0] and "pairs=8" in names[1] and names[0].endswith("_seed0")
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_search_goes_on_after_a_trial_that_diverges(tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "hydra/sweeper=optuna", "experiment=search", "model=rnn"]
+    words += ["hydra.sweep.dir=sweep", "hydra.sweeper.n_trials=3", "seed=1"]
+    assert main([*words, "trainer.learning_rate=choice(0.001,1e30)", "trainer.clip_norm=1"]) in (
+        0,
+        1,
+    )
+    assert len(states(tmp_path / "sweep")) >= 1
+    assert (tmp_path / "sweep" / "optimization_results.yaml").is_file()
+    bad = [*words, "trainer.learning_rate=choice(1e29,1e30)", "hydra.sweep.dir=bad"]
+    assert main(bad) == 1
+    assert set(states(tmp_path / "bad")) == {"failed"}
+    assert (tmp_path / "bad" / "optimization_results.yaml").is_file()
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch):
+    error = explain(MissingConfigException("", "hydra/sweeper/optuna", ["basic"]))
+    assert error == "hydra/sweeper=optuna needs: pip install 'fwrnn[search]'"
+
+
+@pytest.mark.parametrize("launcher", ["cores", "submitit_local"])
 def test_every_launcher_has_the_same_status_and_record(tiny, tmp_path, monkeypatch, launcher):
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    plugin = {"cores": "joblib", "submitit_local": "submitit"}[launcher]
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     monkeypatch.chdir(tmp_path)
     words = ["train", "-m", *tiny, f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
     done = subprocess.run(
