@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "learning": {"learning", "models", "machine"} | BASE,
     "benchmarks": {"benchmarks", "layers", "machine"},
     "commands": {"commands", "benchmarks", "learning", "console"} | BASE,
-    "cli": {"errors"},
+    "cli": {"errors", "commands"},
     "__main__": {"cli"},
     "__init__": {"layers", "learning"},  # when somebody asks for it, and for type checkers
 }

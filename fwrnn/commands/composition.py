@@ -212,10 +212,7 @@ def help_text(argv: list[str]) -> str:
     config = _composed([word for word in _checked(argv) if word[0] != "-"], with_hydra=True)
     chosen = config.hydra.runtime.choices
     lines = [HEADER, "Choose one of each group with GROUP=OPTION:", ""]
-    for group in (*GROUPS, "control", "experiment"):
-        folders = (folder / group for folder in _conf_dirs())
-        options = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-        lines.append(f"  {group}: {', '.join(options)}")
+    lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
     lines += ["", "Change any key with KEY=VALUE; several values with -m (a sweep):", ""]
     for group in GROUPS:
         comments, title = _comments(f"{group}/{chosen[group]}")
@@ -224,6 +221,15 @@ def help_text(argv: list[str]) -> str:
     comments, _ = _comments("config")
     top = {key: config[key] for key in ("seed", "device", "threads", "resume", "control")}
     return "\n".join([*lines, *_explained(OmegaConf.create(top), comments), "", FOOTER])
+
+
+def group_options() -> dict[str, list[str]]:
+    """What can be chosen of each group, brought by other packages too."""
+    found = {}
+    for group in (*GROUPS, "control", "experiment"):
+        folders = (folder / group for folder in _conf_dirs())
+        found[group] = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return found
 
 
 HEADER = """\
@@ -310,6 +316,11 @@ def _checked(argv: list[str]) -> list[str]:
             options.append(rest.pop(0))
         elif word in _TAKING and word not in ("-i", "--info"):
             raise UserError(f"option {word} needs a value; see fwrnn train --hydra-help")
+    if any(
+        word.lstrip("-").partition("=")[0] in ("sc", "shell-completion", "shell_completion")
+        for word in options
+    ):
+        raise UserError("Tab completion is had by: fwrnn completion bash (or zsh, or fish)")
     parser = get_args_parser()
     parser.error = _refuse  # one line instead of argparse's usage
     parser.parse_args(options)
