@@ -190,24 +190,23 @@ def test_a_folder_is_for_one_process(tiny, tmp_path):
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tiny, tmp_path):
-    place = f"outputs/runs/same_{time.time_ns()}"
-    patched = "import fwrnn.commands.composition as c, sys; from fwrnn.cli import main; "
-    patched += "from omegaconf import OmegaConf; OmegaConf.register_new_resolver('now', "
-    patched += f"lambda *a: '{Path(place).name}', replace=True); "
-    patched += "import hydra.core.utils as u; u.setup_globals = lambda: None; "
-    patched += "sys.exit(main(sys.argv[1:]))"
+    program = "import sys; from pathlib import Path; from fwrnn.commands.train import _start; "
+    program += "from fwrnn.commands.composition import Job, _composed; "
+    program += "_start(Job(_composed(sys.argv[1:]), Path('second'), [], False, None, False))"
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", patched, "train", *tiny, f"seed={seed % 2}"],
+            [sys.executable, "-c", program, *tiny, f"seed={seed}"],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
         )
         for seed in range(4)
     ]  # fmt: skip
     for process in running:
-        assert process.wait() == 0, process.stderr.read().decode()
-    names = sorted(path.parent.name for path in tmp_path.rglob("metrics.json"))
-    assert len(names) == 4
-    assert [name.endswith("_2") for name in names] == [False, True, False, True]
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+    metrics = sorted(tmp_path.rglob("metrics.json"))
+    assert [path.parent.name for path in metrics] == ["second", "second_2", "second_3", "second_4"]
+    seeds = {json.loads(path.read_text(encoding="utf-8"))["seed"] for path in metrics}
+    assert seeds == {0, 1, 2, 3}
 
 
 def test_metrics_are_json_that_any_parser_reads(tmp_path):
