@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("sequences", metavar="SEQUENCE", nargs="+", help="all of one length")
     parser.add_argument("--out", default="memory.png")
     options = parser.parse_args()
-    (_, _, model, _), _ = load_run(options.run, "cpu")
+    (*_, model, _), _ = load_run(options.run, "cpu")
     answers = [text[text.index(text[-1]) + 1] for text in options.sequences]
     inputs = torch.stack([encode(text) for text in options.sequences])
     MemoryPicture(inputs, options.sequences, answers).draw(model).savefig(options.out, dpi=110)

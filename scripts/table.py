@@ -1,4 +1,4 @@
-"""Print a table of the README, in Markdown, from the runs kept in outputs/paper.
+"""Print a table of RESULTS.md, in Markdown, from the runs kept in outputs/paper.
 
     python scripts/table.py table1
 

@@ -57,11 +57,13 @@ class Kind(Protocol):
     """A way of learning: what it measures, and how a model is built, tested and shown.
 
     ``score`` is the number that runs are compared by, as ``Outcome.measured`` and, after val_, what
-    its trainers call it; ``lower_is_better`` whether a search wants less of it.
+    its trainers call it; ``lower_is_better`` whether a search wants less of it;
+    ``in_place_of_answers`` what to do with a network that names no class, "" if it does.
     """
 
     score: str
     lower_is_better: bool
+    in_place_of_answers: str
 
     def network(self, model: ModelConfig, spec: TaskSpec) -> Network:
         """The network for a task. Raises ValueError for a setting that it does not take."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fwrnn.config import Config
-from fwrnn.interfaces import Images, Line, Screens, Task
+from fwrnn.interfaces import Images, Line, Task
 from fwrnn.learning.assembly import load_run
+from fwrnn.learning.kinds import kind_of
 from fwrnn.learning.supervised import predict_lines
 from fwrnn.learning.supervised.scoring import predict_inputs
 from fwrnn.models.network import Network, has_memory
@@ -60,13 +61,9 @@ class Trained:
     def __call__(self, inputs: np.ndarray | Tensor) -> Answer | list[Answer]: ...
 
     def __call__(self, inputs: Any) -> Answer | list[Answer]:
-        if isinstance(self.task.spec.inputs, Screens):
-            raise TypeError(
-                "this network plays: trained.model(screens, state), with screens (T, N, S, S), "
-                "gives logits of its moves and the state to go on from; fwrnn evaluate has it play"
-            )
-        if self.config.task.kind != "supervised":
-            raise TypeError(f"task {self.config.task.name} has no classes; use trained.model")
+        instead = getattr(kind_of(self.config.task), "in_place_of_answers", "use trained.model")
+        if instead:
+            raise TypeError(f"task {self.config.task.name} has no classes: {instead}")
         if isinstance(self.task.spec.inputs, Images):
             images = self._images(inputs)
             batch = images.reshape(-1, *images.shape[-2:]).to(self.device)

@@ -36,6 +36,7 @@ def measure(model, examples):
 
 class PerStep:
     score, lower_is_better = "step_error", True
+    in_place_of_answers = "use trained.model"
 
     def network(self, model, spec):
         return Tagger(model, spec)

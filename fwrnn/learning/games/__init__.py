@@ -13,6 +13,10 @@ class Games:
     """See ``fwrnn.learning.kinds.Kind``."""
 
     score, lower_is_better = "reward", False
+    in_place_of_answers = (
+        "this network plays. trained.model(screens, state), with screens (T, N, S, S), gives "
+        "logits of its moves and the state to go on from; fwrnn evaluate has it play"
+    )
 
     def network(self, model, spec):
         return model.player(spec)

@@ -12,7 +12,7 @@ from fwrnn.learning.supervised.scoring import predict, predict_inputs, score
 class Supervised:
     """See ``fwrnn.learning.kinds.Kind``. Pictures are imported, matplotlib with them, to draw."""
 
-    score, lower_is_better = "error", True
+    score, lower_is_better, in_place_of_answers = "error", True, ""
 
     def drawing(self, task, model, device):
         from fwrnn.learning.supervised.pictures import while_learning
