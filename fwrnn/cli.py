@@ -16,6 +16,7 @@ from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
 COMMANDS = {
     "train": "train a model on a task: fwrnn train task=assoc_retrieval",
     "evaluate": "test a trained model again, or on your own data: fwrnn evaluate RUN",
+    "report": "compare runs, in a table, a picture or a page: fwrnn report FOLDER",
     "battery": "does the layer learn wherever torch.nn.RNN does: fwrnn battery",
     "bench": "how fast the layer is on this machine, beside torch.nn's: fwrnn bench",
 }

@@ -8,10 +8,11 @@ import pytest
 import fwrnn
 
 PACKAGE = Path(fwrnn.__file__).parent
-BASE = {"config", "errors", "interfaces", "registry"}
+BASE = {"config", "errors", "files", "interfaces", "registry"}
 MAY_IMPORT = {
     "errors": set(),
     "console": set(),
+    "files": {"errors"},
     "registry": {"errors"},
     "config": {"errors", "registry"},
     "interfaces": set(),
@@ -21,7 +22,8 @@ MAY_IMPORT = {
     "models": {"models", "layers"} | BASE,
     "learning": {"learning", "models"} | BASE,
     "benchmarks": {"benchmarks", "layers"},
-    "commands": {"commands", "benchmarks", "learning", "console"} | BASE,
+    "comparison": {"comparison", "learning"} | BASE,
+    "commands": {"commands", "benchmarks", "comparison", "learning", "console"} | BASE,
     "cli": {"errors"},
     "__main__": {"cli"},
     "__init__": {"layers"},  # when somebody asks for one, and for type checkers

@@ -16,7 +16,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,7 +24,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fwrnn.errors import RunFailed, UserError
+from fwrnn.errors import UserError
+from fwrnn.files import write_whole
 
 FORMAT = 1
 
@@ -134,24 +134,3 @@ def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from (
                 (f"{prefix}{key}", item) for item in (value if isinstance(value, list) else [value])
             )
-
-
-def write_whole(path: Path, content) -> None:
-    """Write beside the file, then replace it: a kill or a full disk leaves the old one.
-
-    Raises:
-        RunFailed: it could not be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunFailed(
-            f"could not write {path}: {error.strerror}; what was there before is intact"
-        ) from error
