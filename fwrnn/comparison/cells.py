@@ -31,7 +31,7 @@ def columns(comparison: Comparison) -> list[Column]:
     table = []
     for key, name in comparison.names.items():
         values = [row.settings[key] for row in rows]
-        table.append(Column(name, setting_cells(values), values))
+        table.append(Column(text(name), setting_cells(values), values))
     seeds = [len(row.seeds) for row in rows]
     table.append(Column("seeds", [_seeds_cell(row) for row in rows], seeds))
     for name in comparison.scores:
@@ -66,9 +66,10 @@ def score_cell(measured: Interval, name: str) -> str:
 
 def score_number(value: float, name: str) -> str:
     """Two decimals of per cent, or three where two would show none."""
-    if name == "error":
-        return f"{100 * value:.3f}" if 0 < 100 * value < 0.01 else f"{100 * value:.2f}"
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+    shown, decimals = (100 * value, 2) if name == "error" else (value, 3)
+    if abs(shown) >= 1e5:
+        return f"{shown:.4g}"
+    return f"{shown:.3f}" if 0 < shown < 0.01 else f"{shown:.{decimals}f}"
 
 
 def setting_cells(values: Sequence[Any]) -> list[str]:
@@ -104,7 +105,12 @@ def path_text(path: Any) -> str:
 
 
 def three_digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return whole(value) if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
+
+
+def whole(value: float) -> str:
+    """A count, with commas as far as one can read it."""
+    return f"{value:,.0f}" if abs(value) < 1e12 else f"{value:.3g}"
 
 
 def _seeds_cell(row: Row) -> str:
@@ -116,24 +122,38 @@ def _range(numbers: list[float]) -> str:
     if not numbers:
         return ABSENT
     low, high = min(numbers), max(numbers)
-    return f"{low:,.0f}" if low == high else f"{low:,.0f}–{high:,.0f}"
+    return whole(low) if low == high else f"{whole(low)}–{whole(high)}"
 
 
 def _means(found: Iterable[Interval | None]) -> list[float | None]:
     return [None if each is None else each.mean for each in found]
 
 
-def row_label(settings: dict[str, Any], names: dict[str, str]) -> str:
-    """A row in a few words: names as they are, other settings as KEY=VALUE."""
-    words = []
-    for key, name in names.items():
-        value = settings[key]
-        if value == ABSENT or (key == "control" and value == "none"):
-            continue
-        (cell,) = setting_cells([value])
-        bare = key.endswith(".name") or key in ("control", "model.hidden_size")
-        words.append(cell if bare else f"{name}={cell}")
-    return " ".join(words)
+def row_labels(comparison: Comparison) -> list[str]:
+    """Rows in a few words: what is learned by what, then no more settings than tell them apart."""
+    rows = comparison.rows
+    names = [key for key in comparison.names if key in ("task.name", "model.name", "control")]
+    chosen = [*names, *({"model.hidden_size"} & set(comparison.names))]
+    others = set(comparison.names) - set(chosen)
+    while _told_apart(rows, chosen) < len(rows):
+        best = max(sorted(others), key=lambda key: _told_apart(rows, [*chosen, key]))
+        chosen.append(best)
+        others.remove(best)
+    cells = {key: setting_cells([row.settings[key] for row in rows]) for key in chosen}
+    bare = {*names, "model.hidden_size"} if names else set()
+    return [
+        " ".join(
+            cells[key][k] if key in bare else f"{text(comparison.names[key])}={cells[key][k]}"
+            for key in chosen
+            if row.settings[key] != ABSENT and (key, row.settings[key]) != ("control", "none")
+        )
+        for k, row in enumerate(rows)
+    ]
+
+
+def _told_apart(rows: Sequence[Row], keys: Sequence[str]) -> int:
+    """How many different rows there are, to who looks at these settings alone."""
+    return len({(row.score, *(str(row.settings[key]) for key in keys)) for row in rows})
 
 
 def heading(comparison: Comparison) -> str:

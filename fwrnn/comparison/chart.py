@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fwrnn.comparison.cells import heading, row_label, score_cell, score_name
+from fwrnn.comparison.cells import heading, row_labels, score_cell, score_name
 from fwrnn.comparison.found import Run, Trouble
 from fwrnn.comparison.reading import read_curve
 from fwrnn.comparison.rows import Comparison, Row
@@ -23,9 +23,10 @@ from fwrnn.errors import UserError
 MOST_ROWS = 24
 MOST_SECTIONS = 8
 MOST_POINTS = 600
-LONGEST_LABEL = 46
+LONGEST_LABEL = 58
+FEWEST_BARS = 5  # as much room, for them not to look like walls
 FEW = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#8C6D31"]
-DECADES = 1.5
+DECADES = 1.0
 """Errors that span more are drawn on a logarithmic axis."""
 PLAIN: dict = {"text.parse_math": False, "svg.hashsalt": "fwrnn", "svg.fonttype": "path"}
 """Text from a file is no formula."""
@@ -60,6 +61,7 @@ def read_curves(runs: Iterable[Run]) -> tuple[Curves, list[Trouble]]:
 
 
 def png(comparisons: Sequence[Comparison], curves: Curves) -> bytes:
+    """The picture as the bytes of a PNG."""
     return _saved(comparisons, curves, "png", facecolor="white")
 
 
@@ -85,6 +87,9 @@ def draw(comparisons: Sequence[Comparison], curves: Curves) -> Figure:
         figsize=(12, sum(heights) or 1), dpi=130, layout=ConstrainedLayoutEngine(h_pad=0.08)
     )
     FigureCanvasAgg(figure)
+    if not shown:
+        figure.text(0.5, 0.5, "no finished runs", ha="center", color="#777777")
+        return figure
     parts = figure.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, each in zip(parts, shown, strict=True):
         _draw_section(part, each, curves)
@@ -98,7 +103,7 @@ def _draw_section(figure: SubFigure, comparison: Comparison, curves: Curves) -> 
     figure.suptitle(f"{heading(comparison)}{more}", fontsize=11, x=0.01, ha="left")
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     _draw_curves(left, rows, curves)
-    _draw_bars(right, rows, comparison.names)
+    _draw_bars(right, rows, row_labels(comparison))
 
 
 def _coloured(rows: Sequence[Row]) -> list[Drawn]:
@@ -116,6 +121,7 @@ def _draw_curves(axes: Axes, rows: list[Drawn], curves: Curves) -> None:
     bands = {each.number: _band(each.row, curves) for each in rows}
     bands = {number: band for number, band in bands.items() if band is not None}
     floor = _log_floor(axes, "y", [band[2] for band in bands.values()], rows)
+    veil = 0.18 if len(bands) <= len(FEW) else 0.07
     for number, row, colour in rows:
         if number not in bands:
             continue
@@ -124,9 +130,9 @@ def _draw_curves(axes: Axes, rows: list[Drawn], curves: Curves) -> None:
         front = 3 - number / 100
         axes.plot(updates, mean, color=colour, linewidth=1.8, zorder=front)
         if len(row.runs) > 1:
-            axes.fill_between(updates, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(updates, low, high, color=colour, alpha=veil, linewidth=0)
     if bands:
-        axes.set_xlim(0, 1.0 * max(band[0][-1] for band in bands.values()) or 1)
+        axes.set_xlim(0, max(band[0][-1] for band in bands.values()) or 1)
         _number_lines(axes, rows, bands, floor)
     else:
         axes.text(0.5, 0.5, "no curves", ha="center", transform=axes.transAxes, color="#777777")
@@ -182,7 +188,7 @@ def _spread(heights: list[float], gap: float) -> list[float]:
     return placed
 
 
-def _draw_bars(axes: Axes, rows: list[Drawn], names: dict[str, str]) -> None:
+def _draw_bars(axes: Axes, rows: list[Drawn], labels: list[str]) -> None:
     """A bar to the mean over seeds, a point per run, the numbers at the right."""
     points = [
         [number * _factor(each.row) for number in each.row.numbers(f"test_{each.row.score.name}")]
@@ -205,19 +211,19 @@ def _draw_bars(axes: Axes, rows: list[Drawn], names: dict[str, str]) -> None:
             1.02, place, score_cell(measured, score), transform=axes.get_yaxis_transform(),
             va="center", fontsize=8,
         )  # fmt: skip
-    labels = [_label(each, names) for each in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    numbered = [_shortened(f"{labels[each.number - 1]}  {each.number}") for each in rows]
+    axes.set_yticks(range(len(rows)), numbered, fontsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    _tidy(axes, f"{_score_names('test', rows)}{': mean ± 95 % interval, and each seed' * several}")
+    axes.set_ylim(max(len(rows), FEWEST_BARS) - 0.4, -0.6)
+    _tidy(axes, f"{_score_names('test', rows)}{': mean and each seed, ± 95 % interval' * several}")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
 
 
-def _label(each: Drawn, names: dict[str, str]) -> str:
-    words = row_label(each.row.settings, names)
-    short = words if len(words) <= LONGEST_LABEL else f"{words[: LONGEST_LABEL - 1]}…"
-    return f"{short}  {each.number}".strip()
+def _shortened(label: str) -> str:
+    """Without its middle, if it is long; the number at its end stays."""
+    half = LONGEST_LABEL // 2
+    return label if len(label) <= LONGEST_LABEL else f"{label[: half + 8]}…{label[9 - half :]}"
 
 
 def _score_names(split: str, rows: list[Drawn]) -> str:
@@ -241,7 +247,8 @@ def _log_floor(axes: Axes, which: str, numbers: Sequence, rows: list[Drawn]) -> 
         return -np.inf
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    axis.set_major_locator(LogLocator(numticks=8))
+    few = positive.max() < 300 * positive.min()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_formatter(NullFormatter())
     floor = positive.min() / 2

@@ -184,7 +184,7 @@ def score_of(metrics: dict) -> Score | None:
 def _progress(folder: Path, settings: dict) -> str:
     """How far an unfinished run has come."""
     most = settings.get("trainer.max_updates")
-    of = f" of {most:,}" if is_number(most) else ""
+    of = f" of {most:,}" if is_number(most) and most < 1e12 else ""
     try:
         return f"at update {_saved_update(folder):,}{of}"
     except UserError as error:

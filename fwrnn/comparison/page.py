@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from fwrnn.comparison.cells import Column, columns, heading, note, path_text, score_number, text
+from fwrnn.comparison.cells import (
+    Column,
+    columns,
+    heading,
+    note,
+    path_text,
+    score_name,
+    score_number,
+    text,
+    whole,
+)
 from fwrnn.comparison.found import Run, Trouble
 from fwrnn.comparison.reading import is_number
 from fwrnn.comparison.rows import ABSENT, Comparison, short
@@ -114,9 +124,7 @@ def _run_columns(comparison: Comparison) -> list[Column]:
             values = [run.metrics[f"{split}_{name}"] for _, run in runs if run.score.name == name]
             if len(values) == len(runs):
                 cells = [score_number(value, name) for value in values]
-                table.append(
-                    Column(f"{split} {text(name)}{' %' * (name == 'error')}", cells, values)
-                )
+                table.append(Column(score_name(split, name), cells, values))
     for name in ("updates", "seconds", "stopped", "commit"):
         table.append(_run_column(name, [_metric(run, name) for _, run in runs]))
     folders = [path_text(run.folder) for _, run in runs]
@@ -132,7 +140,7 @@ def _metric(run: Run, name: str) -> Any:
 
 def _run_column(name: str, values: list) -> Column:
     cells = [
-        ABSENT if v is None else f"{v:,}" if is_number(v) and name != "seed" else text(v)
+        ABSENT if v is None else whole(v) if is_number(v) and name != "seed" else text(v)
         for v in values
     ]
     return Column(name, cells, values)

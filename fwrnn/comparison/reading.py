@@ -3,9 +3,10 @@
 import csv
 import json
 import os
+import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -15,7 +16,20 @@ LARGEST = 2**18
 """Bytes of a configuration or of metrics; those of a run have 2,000."""
 LARGEST_CURVE = 2**25
 DEEPEST = 20
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where it was built
+
+
+_Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first by ten times
+
+
+class Loader(_Fastest):
+    """Reads 1e-3 as a number, as OmegaConf does."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -108,7 +122,7 @@ def _numbers(line: list[str], places: tuple[int, int]) -> tuple[float, float] | 
     return (x, y) if is_number(x) and is_number(y) else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it can be counted with: no NaN, no infinity, nothing beyond a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

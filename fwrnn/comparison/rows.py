@@ -94,6 +94,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     ]
     names = short_names(values)
     common = [key for key in FIRST if len(values.get(key, ())) == 1 and key != "control"]
+    gathered.sort(key=lambda row: [_rank(value) for value in row.settings.values()])
     return Comparison(
         sorted(gathered, key=_goodness),
         {key: names[key] for key in differing},
@@ -144,11 +145,12 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _by_seed(runs: list[Run]) -> list[Run]:
-    return sorted(runs, key=lambda run: (not is_number(run.seed), _rank(run.seed)))
+    return sorted(runs, key=lambda run: _rank(run.seed))
 
 
-def _rank(value: Any) -> Any:
-    return value if is_number(value) else str(value)
+def _rank(value: Any) -> tuple:
+    """Orders whatever a setting can be: numbers, then texts, then what is absent."""
+    return value == ABSENT, not is_number(value), value if is_number(value) else str(value)
 
 
 def _goodness(row: Row) -> tuple:
@@ -198,8 +200,7 @@ def _place_by(comparison: Comparison, key: str) -> Callable[[Row], tuple]:
     whole = {name: key for key, name in comparison.names.items()}.get(key, key)
 
     def by_setting(row: Row) -> tuple:
-        value = row.settings[whole]
-        return value == ABSENT, not is_number(value), _rank(value)
+        return _rank(row.settings[whole])
 
     def by_metric(row: Row) -> tuple:
         found = row.measured(key)

@@ -13,6 +13,8 @@ from fwrnn.comparison.reading import is_number
 from fwrnn.comparison.rows import ABSENT, FIRST, Comparison, Row
 
 GAP = "  "
+PLAIN = re.compile(r"[A-Za-z /%]+")
+"""What means nothing to Markdown."""
 
 
 def terminal(comparisons: Sequence[Comparison], troubles: Sequence[Trouble], width: int) -> str:
@@ -24,7 +26,10 @@ def terminal(comparisons: Sequence[Comparison], troubles: Sequence[Trouble], wid
         if left_out:
             parts[-1] += f"\nNot shown for want of room: {', '.join(left_out)}"
     parts.append(note(comparisons))
-    parts.append("\n".join(trouble_lines(troubles)))
+    lines = trouble_lines(troubles)
+    if any(trouble.state == "unfinished" for trouble in troubles):
+        lines.append("An unfinished run goes on with: fwrnn train resume=FOLDER")
+    parts.append("\n".join(lines))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,7 +90,7 @@ def markdown(comparisons: Sequence[Comparison], troubles: Sequence[Trouble]) -> 
 
 
 def _piped(table: list[Column]) -> str:
-    headings = [_code_span(c.name) if "_" in c.name else c.name for c in table]
+    headings = [c.name if PLAIN.fullmatch(c.name) else _code_span(c.name) for c in table]
     cells = [_code(column) for column in table]
     widths = [max(3, *map(len, [h, *col])) for h, col in zip(headings, cells, strict=True)]
     rules = [
@@ -176,4 +181,4 @@ def _json_run(run: Run) -> dict:
     names = (f"test_{run.score.name}", f"val_{run.score.name}", "updates", "updates_per_second")
     numbers = {name: run.metrics.get(name) for name in names}
     plain = {name: value if is_number(value) else None for name, value in numbers.items()}
-    return {"folder": path_text(run.folder), "seed": run.seed, **plain}
+    return {"folder": str(run.folder), "seed": run.seed, **plain}
