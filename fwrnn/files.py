@@ -1,6 +1,7 @@
 """Writing files so that none is ever half-written."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fwrnn.errors import RunFailed
@@ -21,7 +22,8 @@ def write_whole(path: Path, content) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise RunFailed(
             f"could not write {path}: {error.strerror}; what was there before is intact"
         ) from error

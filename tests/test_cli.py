@@ -233,7 +233,15 @@ def test_broken_configuration_is_one_line_and_status_2(run, capsys, text):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"], ["bench", "--help"]]
+    "words",
+    [
+        [],
+        ["--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["bench", "--help"],
+        ["report", "--help"],
+    ],
 )
 def test_help_reads_well_and_does_not_import_torch(words):
     program = "import sys; from fwrnn.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit:"

@@ -120,15 +120,15 @@ def _draw_curves(axes: Axes, rows: list[Drawn], curves: Curves) -> None:
     """The mean over a row's runs, and a band from the lowest to the highest of them."""
     bands = {each.number: _band(each.row, curves) for each in rows}
     bands = {number: band for number, band in bands.items() if band is not None}
-    floor = _log_floor(axes, "y", [band[2] for band in bands.values()], rows)
+    floor = _log_floor(axes, "y", [band[1:] for band in bands.values()], rows)
     veil = 0.18 if len(bands) <= len(FEW) else 0.07
     for number, row, colour in rows:
         if number not in bands:
             continue
         updates, *lines = bands[number]
         mean, low, high = (np.maximum(line, floor) for line in lines)
-        front = 3 - number / 100
-        axes.plot(updates, mean, color=colour, linewidth=1.8, zorder=front)
+        dot = "o" if len(updates) == 1 else None
+        axes.plot(updates, mean, marker=dot, color=colour, lw=1.8, zorder=3 - number / 100)
         if len(row.runs) > 1:
             axes.fill_between(updates, low, high, color=colour, alpha=veil, linewidth=0)
     if bands:
