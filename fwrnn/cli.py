@@ -11,15 +11,8 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from fwrnn import __version__
+from fwrnn.commands import COMMANDS
 from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
-
-COMMANDS = {
-    "train": "train a model on a task: fwrnn train task=assoc_retrieval",
-    "evaluate": "test a trained model again, or on your own data: fwrnn evaluate RUN",
-    "report": "compare runs, in a table, a picture or a page: fwrnn report FOLDER",
-    "battery": "does the layer learn wherever torch.nn.RNN does: fwrnn battery",
-    "bench": "how fast the layer is on this machine, beside torch.nn's: fwrnn bench",
-}
 
 HELP = """\
 fwrnn: run, check and build on "Using Fast Weights to Attend to the Recent Past".
@@ -53,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except UserError as error:
-        return _say(error, 2)
+        return _say(error, 2, error.shown)
     except RunFailed as error:
         return _say(error, 1)
     except Interrupted as error:
@@ -116,6 +109,8 @@ def _dispatch(argv: list[str]) -> int:
     return import_module(f"fwrnn.commands.{command}").main(rest)
 
 
-def _say(message: object, status: int) -> int:
+def _say(message: object, status: int, shown: str = "") -> int:
     print("fwrnn:", " ".join(str(message).split()), file=sys.stderr)
+    if shown:
+        print(shown, file=sys.stderr)
     return status

@@ -53,12 +53,23 @@ class Examples(NamedTuple):
         return Examples(self.inputs.to(device), self.targets.to(device))
 
 
+class Line(NamedTuple):
+    """One of somebody's own examples: as it was written, as an input, and its answer if given."""
+
+    text: str
+    inputs: Tensor
+    target: int | None
+
+
 class SupervisedTask(Protocol):
     """A task with examples and answers.
 
     ``resample`` tells that the training examples differ in every epoch, and ``held_out`` that the
     validation examples are not among them, so that the best weights can be chosen by them.
     ``split`` makes a split, "train", "val" or "test"; the same arguments give the same examples.
+
+    A task on text may have ``decode(inputs)``, the text of an input, ``encode(text)``, the reverse,
+    which raises ValueError for what is none, and ``read_file(path)``, a list of ``Line``.
     """
 
     spec: TaskSpec

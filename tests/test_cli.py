@@ -101,6 +101,14 @@ def one_line(capsys) -> str:
     (["train", "task=mnist_glimpses", "task.data_dir=.", "task.shift=-1"], ["MNIST", "digits"]),
     (["train", "task=facial_expression", "task.layout=multi_pie"], ["data_dir", "synthetic"]),
     (["train", "task=facial_expression", "task.layout=folders", "task.data_dir=."], ["image"]),
+    (["ask"], ["QUESTION", "fwrnn ask --help"]),
+    (["ask", "a1??a", "--run", "nowhere"], ["no run at 'nowhere'", "retrieval"]),
+    (["ask", "a1??a", "--png", "."], ["--png needs the name of a file", "'.'"]),
+    (["evaluate", "retrieval", "--pairs", "0-3"], ["--pairs", "from 1 to 26", "'0-3'"]),
+    (["evaluate", "retrieval", "--pairs", "27"], ["--pairs", "from 1 to 26", "'27'"]),
+    (["evaluate", "retrieval", "--pairs", "8-4"], ["--pairs", "less to more", "'8-4'"]),
+    (["evaluate", "retrieval", "--pairs", "4", "--data", "x"], ["--data does not go with --pairs"]),
+    (["evaluate", "retrieval", "--examples", "4"], ["--examples goes with --pairs"]),
     (["bench", "--fast"], ["unrecognized arguments: --fast", "fwrnn bench --help"]),
     (["bench", "--threads", "0"], ["--threads must lie in 1 … 1024, got 0"]),
     (["bench", "--threads", "x"], ["--threads", "'x'", "fwrnn bench --help"]),
@@ -241,6 +249,7 @@ def test_broken_configuration_is_one_line_and_status_2(run, capsys, text):
         ["evaluate", "--help"],
         ["bench", "--help"],
         ["report", "--help"],
+        ["ask", "--help"],
     ],
 )
 def test_help_reads_well_and_does_not_import_torch(words):

@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "errors": set(),
     "console": set(),
     "files": {"errors"},
+    "machine": set(),
     "registry": {"errors"},
     "config": {"errors", "registry"},
     "interfaces": set(),
@@ -20,13 +21,13 @@ MAY_IMPORT = {
     "environments": {"environments"},
     "tasks": {"tasks", "environments", "layers"} | BASE,
     "models": {"models", "layers"} | BASE,
-    "learning": {"learning", "models"} | BASE,
-    "benchmarks": {"benchmarks", "layers"},
+    "learning": {"learning", "models", "machine"} | BASE,
+    "benchmarks": {"benchmarks", "layers", "machine"},
     "comparison": {"comparison", "learning"} | BASE,
     "commands": {"commands", "benchmarks", "comparison", "learning", "console"} | BASE,
-    "cli": {"errors"},
+    "cli": {"errors", "commands"},
     "__main__": {"cli"},
-    "__init__": {"layers"},  # when somebody asks for one, and for type checkers
+    "__init__": {"layers", "learning"},  # when somebody asks for it, and for type checkers
 }
 
 

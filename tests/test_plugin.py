@@ -45,7 +45,7 @@ def test_what_a_package_brings_is_swept_over_and_evaluates(fwrnn, tmp_path):
     settings += ["trainer.max_updates=600", "trainer.learning_rate=0.01"]
     fwrnn("train", "-m", *settings, "model=gru,rnn", f"hydra.sweep.dir={tmp_path}")
     for core in ("gru", "rnn"):
-        (run,) = tmp_path.glob(f"*_{core}-20_seed0")
+        (run,) = tmp_path.glob(f"{core}-20_*_seed0")
         assert json.loads((run / "metrics.json").read_text())["test_error"] < 0.9
         assert "as recorded, exactly" in fwrnn("evaluate", str(run))
     run = tmp_path / "control"
@@ -56,3 +56,9 @@ def test_what_a_package_brings_is_swept_over_and_evaluates(fwrnn, tmp_path):
 def test_each_part_is_a_short_file():
     for path in [*EXAMPLE.rglob("*.py"), *EXAMPLE.rglob("*.yaml"), EXAMPLE / "pyproject.toml"]:
         assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_the_page_for_contributors_shows_the_core_as_it_is():
+    page = (EXAMPLE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    core = (EXAMPLE / "fwrnn_recall" / "core.py").read_text(encoding="utf-8")
+    assert core.strip() in page

@@ -1,5 +1,6 @@
 """From a command line to a configuration, by Hydra: nothing else here knows it."""
 
+import hashlib
 import math
 import os
 import re
@@ -9,7 +10,7 @@ from dataclasses import MISSING
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +19,12 @@ from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
 from fwrnn.errors import UserError, suggestion
 from fwrnn.registry import brought_configurations
 
+_EXTRAS = {
+    "optuna": "search",
+    "joblib": "cores",
+    "submitit_slurm": "slurm",
+    "submitit_local": "slurm",
+}
 _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
 
@@ -47,9 +54,25 @@ def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
     raise ValueError(f"draw knows uniform, loguniform and choice, got '{kind}'")
 
 
+def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
+    """``${run_name:…}``: a folder's name, which says in what a run differs from the defaults."""
+    named = {"model", "control", "model.hidden_size", "seed", "experiment", "threads", "device"}
+    pairs = [word.partition("=") for word in overrides]
+    parts = [f"{label}-{units}"]
+    for key, _, value in pairs:
+        if key.lstrip("+") not in named and not key.endswith("_dir"):
+            short = "" if key == "task" else f"{key.rpartition('.')[2].lstrip('+')}="
+            parts.append(short + re.sub(r"[^\w.=+-]+", "-", value))
+    name = "_".join([*parts, f"seed{seed}"])
+    if len(name) > 160:  # as much as file systems take, and TensorBoard shows
+        name = f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
 OmegaConf.register_new_resolver("by", _by, replace=True)
 OmegaConf.register_new_resolver("draw", _draw, replace=True)
 OmegaConf.register_new_resolver("label", network_label, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def conf_dir() -> Path:
@@ -59,14 +82,38 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def run_with_hydra(job: Callable[[DictConfig, Path], Any], argv: list[str]) -> None:
-    """Compose a configuration from ``argv`` and call ``job`` with it, or once per job of a sweep.
+class Job(NamedTuple):
+    """What Hydra made of one job.
 
-    ``job`` gets the configuration and the folder that Hydra made for it.
+    ``chosen`` tells that somebody, or an experiment, chose the folder; ``sweep`` is the folder of
+    the sweep that it is of, ``overrides`` what makes it this job; ``among_others`` that others run
+    on the same processors.
+    """
+
+    config: DictConfig
+    folder: Path
+    overrides: list[str]
+    chosen: bool
+    sweep: Path | None
+    among_others: bool
+
+
+def sweep_begins(folder: Path) -> None:
+    """What Hydra is to call with the folder of a sweep; ``run_with_hydra`` exchanges it."""
+
+
+def run_with_hydra(
+    work: Callable[[Job], Any],
+    argv: list[str],
+    begin: Callable[[Path], None] = sweep_begins,
+) -> None:
+    """Compose a configuration from ``argv`` and call ``work``, once per job if it is a sweep.
+
+    ``begin`` gets the folder of a sweep before its first job.
 
     Raises:
         UserError: the command line or a configuration is wrong.
-        Exception: what ``job`` raised; in a sweep the first, once all of its jobs have run.
+        Exception: what ``work`` raised, in a run that is not of a sweep.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     import hydra
@@ -75,19 +122,28 @@ def run_with_hydra(job: Callable[[DictConfig, Path], Any], argv: list[str]) -> N
     from hydra.types import RunMode
 
     _find_brought_configurations()
+    globals()["sweep_begins"] = begin
     failures: list[Exception] = []
 
     def guarded(config: DictConfig) -> Any:
-        # Hydra would print the overrides of a failed job before the error gets here.
         now = HydraConfig.get()
-        folder = Path(os.path.relpath(now.runtime.output_dir))
+        swept = now.mode == RunMode.MULTIRUN
+        job = Job(
+            config,
+            Path(os.path.relpath(now.runtime.output_dir)),
+            list(now.overrides.task),
+            any(w.startswith("hydra.run.dir=") for w in now.overrides.hydra)
+            or now.runtime.choices.get("experiment") is not None,
+            Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
+            "joblib" in now.launcher._target_,
+        )
         try:
-            return job(config, folder)
-        except Exception as error:
-            if now.mode == RunMode.MULTIRUN:
-                print(f"{folder}: {error}", file=sys.stderr)
+            return work(job)
+        except Exception as error:  # Hydra would print the overrides before the error gets here
+            if swept:
+                raise
             failures.append(error)
-            return float("nan")
+            return None
 
     sys.argv = ["fwrnn train", *_checked(argv)]
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -97,6 +153,22 @@ def run_with_hydra(job: Callable[[DictConfig, Path], Any], argv: list[str]) -> N
         raise UserError(explain(error)) from error
     if failures:
         raise failures[0]
+
+
+def planned(argv: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep over a grid; [] where only Hydra can tell."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if any(word.startswith("hydra/sweeper=") for word in argv):
+        return []
+    words = [word for word in _checked(argv) if word[0] != "-" and not word.startswith("hydra")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    except Exception:  # a glob, or what is wrong and said so later
+        return []
+    return [list(job) for job in jobs]
 
 
 def compose_config(*overrides: str) -> Config:
@@ -140,10 +212,7 @@ def help_text(argv: list[str]) -> str:
     config = _composed([word for word in _checked(argv) if word[0] != "-"], with_hydra=True)
     chosen = config.hydra.runtime.choices
     lines = [HEADER, "Choose one of each group with GROUP=OPTION:", ""]
-    for group in (*GROUPS, "control", "experiment"):
-        folders = (folder / group for folder in _conf_dirs())
-        options = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-        lines.append(f"  {group}: {', '.join(options)}")
+    lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
     lines += ["", "Change any key with KEY=VALUE; several values with -m (a sweep):", ""]
     for group in GROUPS:
         comments, title = _comments(f"{group}/{chosen[group]}")
@@ -152,6 +221,15 @@ def help_text(argv: list[str]) -> str:
     comments, _ = _comments("config")
     top = {key: config[key] for key in ("seed", "device", "threads", "resume", "control")}
     return "\n".join([*lines, *_explained(OmegaConf.create(top), comments), "", FOOTER])
+
+
+def group_options() -> dict[str, list[str]]:
+    """What can be chosen of each group, brought by other packages too."""
+    found = {}
+    for group in (*GROUPS, "control", "experiment"):
+        folders = (folder / group for folder in _conf_dirs())
+        found[group] = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return found
 
 
 HEADER = """\
@@ -238,6 +316,11 @@ def _checked(argv: list[str]) -> list[str]:
             options.append(rest.pop(0))
         elif word in _TAKING and word not in ("-i", "--info"):
             raise UserError(f"option {word} needs a value; see fwrnn train --hydra-help")
+    if any(
+        word.lstrip("-").partition("=")[0] in ("sc", "shell-completion", "shell_completion")
+        for word in options
+    ):
+        raise UserError("Tab completion is had by: fwrnn completion bash (or zsh, or fish)")
     parser = get_args_parser()
     parser.error = _refuse  # one line instead of argparse's usage
     parser.parse_args(options)
@@ -266,6 +349,9 @@ def explain(error: Exception) -> str:
         group = (error.missing_cfg_file or "").rpartition("/")
         wrong, group = group[2], group[0].lstrip("/")
         options = [option for option in error.options if option != "config"]
+        extra = _EXTRAS.get(wrong)
+        if extra:
+            return f"{group}={wrong} needs: pip install 'fwrnn[{extra}]'"
         return (
             f"unknown {group} '{wrong}'{suggestion(wrong, options)} Options: {', '.join(options)}"
         )

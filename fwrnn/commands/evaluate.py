@@ -3,7 +3,9 @@
 import json
 from typing import TYPE_CHECKING
 
+from fwrnn.commands import pairs
 from fwrnn.commands.arguments import Parser, positive
+from fwrnn.errors import UserError
 
 if TYPE_CHECKING:
     from fwrnn.learning.kinds import Question
@@ -14,7 +16,11 @@ def parser() -> Parser:
         prog="fwrnn evaluate",
         description="Test the best weights of a run, and compare with what it recorded.",
     )
-    parser.add_argument("run", metavar="RUN", help="a folder that fwrnn train wrote")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a folder that fwrnn train wrote; or retrieval, the network that ships",
+    )
     examples = parser.add_mutually_exclusive_group()
     examples.add_argument(
         "--split", choices=["test", "val", "train"], default="test", help="default: test"
@@ -22,7 +28,20 @@ def parser() -> Parser:
     examples.add_argument(
         "--data",
         metavar="FILE",
-        help="your own examples instead: lines such as c9k8j3f1??c<TAB>9",
+        help="your own examples instead, - for standard input: lines such as c9k8j3f1??c<TAB>9; "
+        "those without an answer get the model's",
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="N",
+        type=pairs.numbers,
+        help="associative retrieval with so many pairs, each in turn: 4, 1,8,16 or 1-26",
+    )
+    parser.add_argument(
+        "--examples",
+        metavar="N",
+        type=positive,
+        help="of each number of pairs; default: as many as the run's split has",
     )
     parser.add_argument(
         "--data-dir",
@@ -43,11 +62,29 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Parse, test, print."""
     options = parser().parse_args(argv)
+    if options.pairs:
+        return _over_pairs(options)
+    if options.examples:
+        raise UserError("--examples goes with --pairs; see fwrnn evaluate --help")
     from fwrnn.learning.kinds import Question
 
     question = Question(options.split, options.data, options.games)
     result, words = _evaluated(options.run, question, options.device, options.data_dir)
     print(json.dumps(result) if options.json else words)
+    return 0
+
+
+def _over_pairs(options) -> int:
+    for name in ("data", "data_dir", "games"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} does not go with --pairs: leave one out")
+    rows = pairs.evaluate_pairs(
+        options.run, options.pairs, options.split, options.examples, options.device
+    )
+    if options.json:
+        print(json.dumps(list(rows)))
+    else:
+        pairs.print_rows(rows)
     return 0
 
 
@@ -62,8 +99,9 @@ def evaluate_run(
     """The score of a run's best weights on a split, or on a file of examples.
 
     Returns a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
-    (nats), ``wrong`` and ``examples``; of a game ``reward``, its 95 % interval ``reward_low`` to
-    ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
+    (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
+    these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
+    to ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
     where the run recorded this number.
 
     Raises:
@@ -81,13 +119,15 @@ def _evaluated(
     from fwrnn.learning.assembly import load_run
     from fwrnn.learning.record import label
     from fwrnn.learning.run_folder import RunFolder
+    from fwrnn.learning.shipped import place_of
 
     (config, kind, task, model, where), update = load_run(run, device, data_dir)
-    recorded, split = RunFolder(run).read_metrics(), question.split
+    recorded, split = RunFolder(place_of(run)).read_metrics(), question.split
     outcome = kind.test(task, model, where, question, recorded)
     same = question.file is None and question.games in (None, recorded.get(f"{split}_games"))
     known = recorded.get(f"{split}_{kind.score}") if same else None
     data = split if question.file is None else question.file
+    data = "standard input" if data == "-" else data
     result = {
         "run": str(run),
         "model": config.model.name,
@@ -98,7 +138,8 @@ def _evaluated(
         **outcome.measured,
         "best_update": update,
     }
-    words = f"{label(config)} on {data}: {outcome.words}"
+    words = f"{label(config)} on {data}: {outcome.words}" if outcome.words else ""
+    words = "\n".join([*outcome.lines, *filter(None, [words])])
     if known is not None:
         reproduced = known == outcome.measured[kind.score]
         result |= {f"recorded_{kind.score}": known, "reproduced": reproduced}

@@ -5,14 +5,21 @@ line's.
 """
 
 import logging
+import sys
+from itertools import count
 from pathlib import Path
+from signal import SIGINT
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from fwrnn.commands.composition import changed, help_text, run_with_hydra
+from fwrnn.commands.composition import Job, changed, help_text, planned, run_with_hydra
+from fwrnn.commands.sweeps import Sweep, quoted
 from fwrnn.config import Config, migrated, read_config
-from fwrnn.console import logging_to
+from fwrnn.console import in_file, on_terminal
 from fwrnn.errors import Interrupted, UserError
+from fwrnn.learning.claim import Taken, claimed
+
+if TYPE_CHECKING:
+    from fwrnn.learning.run_folder import RunFolder
 
 log = logging.getLogger("fwrnn")
 
@@ -24,17 +31,69 @@ def main(argv: list[str]) -> int:
         return 0
     given = [word for word in argv if word.lstrip("+").startswith("resume=")]
     run = given[-1].partition("=")[2] if given else "null"
-    if run == "null":
-        run_with_hydra(_start, argv)
-    else:
-        _resume(run, [word for word in argv if word not in given])
+    if {"-m", "--multirun"} & set(argv) and run == "null":
+        return _sweep(argv)
+    with on_terminal():
+        if run == "null":
+            run_with_hydra(_start, argv)
+        else:
+            _resume(run, [word for word in argv if word not in given])
     return 0
 
 
-def _start(composed: DictConfig, folder: Path) -> float:
-    config = read_config(composed)
-    with logging_to(folder / "train.log"):
-        return objective(config, train(config, folder))
+def _start(job: Job) -> None:
+    """Train, in the folder that was chosen or in one that nobody else has."""
+    config = read_config(job.config)
+    for k in count(1):
+        folder = job.folder if k == 1 else job.folder.with_name(f"{job.folder.name}_{k}")
+        try:
+            train(config, folder)
+            return
+        except Taken:
+            if job.chosen:
+                raise
+
+
+def _sweep(argv: list[str]) -> int:
+    """Do the jobs that are not done yet, and say what became of all."""
+    begun: list[Sweep] = []
+
+    def begin(folder: Path) -> None:
+        begun.append(Sweep(folder))
+        begun[0].begin(argv, planned(argv))
+
+    try:
+        run_with_hydra(_job_of_sweep, argv, begin)
+    except KeyboardInterrupt as error:
+        words = begun[0].summary()[0] if begun else "interrupted"
+        raise Interrupted(words, getattr(error, "signal", SIGINT)) from error
+    if not begun:
+        return 0  # somebody asked for the configuration alone
+    words, status = begun[0].summary()
+    print(words, file=sys.stderr)
+    return status
+
+
+def _job_of_sweep(job: Job) -> float:
+    assert job.sweep is not None  # as it is of one
+    with on_terminal():  # which another process has not set up yet
+        return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+
+
+def _start_or_go_on(job: Job) -> float:
+    """A job of a sweep: what is done is kept, what was begun goes on."""
+    from fwrnn.learning.run_folder import RunFolder
+
+    config, run = read_config(job.config), RunFolder(job.folder)
+    if job.among_others and config.threads is None:
+        config.threads = 1
+    begun = run.last.is_file() and run.config.is_file()
+    if begun and read_config(migrated(run.read_config())) != config:
+        raise Taken(
+            f"'{job.folder}' holds a run of another configuration; choose another hydra.sweep.dir"
+        )
+    metrics = run.read_metrics() or train(config, run.path, resume=begun)
+    return objective(config, metrics)
 
 
 def objective(config: Config, metrics: dict) -> float:
@@ -54,12 +113,26 @@ def _resume(run: str, argv: list[str]) -> None:
         raise UserError("resume needs the folder of a run: resume=outputs/runs/RUN")
     if any(word in ("-m", "--multirun") for word in argv):
         raise UserError("resume goes on with one run; leave -m out")
-    folder = RunFolder(run)
+    folder = RunFolder(latest() if run == "latest" else run)
     config = resumed_config(folder.read_config(), argv)
     if not folder.last.is_file():
-        raise UserError(f"'{run}' cannot go on: it has no {folder.last.relative_to(folder.path)}")
-    with logging_to(folder.path / "train.log"):
-        train(config, folder.path, resume=True)
+        raise UserError(
+            f"'{folder.path}' cannot go on: it has no {folder.last.relative_to(folder.path)}"
+        )
+    train(config, folder.path, resume=True)
+
+
+def latest() -> Path:
+    """The run below outputs/ that was worked on last and has not ended."""
+    from fwrnn.learning.run_folder import RunFolder
+
+    checkpoints = sorted(
+        Path("outputs").rglob("checkpoints/last.pt"), key=lambda p: p.stat().st_mtime
+    )
+    unfinished = [p.parents[1] for p in checkpoints if not RunFolder(p.parents[1]).metrics.exists()]
+    if not unfinished:
+        raise UserError("no run below outputs/ could go on; give a folder: resume=RUN")
+    return unfinished[-1]
 
 
 def resumed_config(saved: dict, argv: list[str]) -> Config:
@@ -86,18 +159,25 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         RunFailed: training diverged, or a file could not be written.
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
+    from fwrnn.learning.run_folder import RunFolder
+
+    run = RunFolder(folder)
+    with claimed(run.path):
+        if not resume and (run.last.exists() or run.metrics.exists()):
+            raise Taken(
+                f"'{folder}' already holds a run; go on with it by resume={quoted(folder)}, or "
+                "choose another hydra.run.dir"
+            )
+        with in_file(run.path / "train.log"):
+            return _train(config, run, resume)
+
+
+def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
     from fwrnn.learning.assembly import assemble
     from fwrnn.learning.record import commit, describe
-    from fwrnn.learning.run_folder import RunFolder
     from fwrnn.learning.signals import StopRequest
     from fwrnn.learning.tracking import Tracker
 
-    run = RunFolder(folder)
-    if not resume and (run.last.exists() or run.metrics.exists()):
-        raise UserError(
-            f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
-            "another hydra.run.dir"
-        )
     assembly = assemble(config)
     _, kind, task, model, device = assembly
     trainer = config.trainer.build(model, task, config.seed, device, run)
@@ -109,7 +189,8 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
     run.write_config(config)
     trainer.save()  # a run can go on from wherever it is stopped, its beginning included
     log.info(describe(config, model, device))
-    log.info(f"in {folder}; watch it with: tensorboard --logdir {folder}")
+    place = quoted(run.path)
+    log.info(f"in {run.path}; watch it with: tensorboard --logdir {place}")
     if resume:
         log.info(f"going on after update {trainer.progress.update:,}")
 
@@ -132,7 +213,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
             assert stop.signal is not None  # nothing else interrupts
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "
-                f"go on with: fwrnn train resume={folder}",
+                f"go on with: fwrnn train resume={place}",
                 stop.signal,
             )
         return conclude(assembly, trainer, run, tracker, drawing, drawn, reason)
@@ -140,7 +221,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 
 def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
-    from fwrnn.learning.record import flat_settings, metrics_of
+    from fwrnn.learning.record import compared_settings, metrics_of
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
@@ -152,7 +233,7 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
     run.write_metrics(metrics)
     compared = (f"test_{kind.score}", f"val_{kind.score}", "updates")
     results = {name: metrics[name] for name in compared}
-    tracker.hyperparameters(flat_settings(config), results, progress.update)
+    tracker.hyperparameters(compared_settings(config), results, progress.update)
     still, moving = outcome.draw()
     for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)
@@ -169,5 +250,5 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
         f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
     )
-    log.info(f"test it again with: fwrnn evaluate {run.path}")
+    log.info(f"test it again with: fwrnn evaluate {quoted(run.path)}")
     return metrics

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from fwrnn.config import GROUPS, Config, keys_of, migrated
 from fwrnn.errors import UserError
 
 LARGEST_CHECKPOINT = 2**30
+LARGEST_SWEEP = 2**23
 MOST_SETTINGS = 500
 OWN_FOLDERS = {"checkpoints", "pictures", "__pycache__"}
 BETTER_IF_MORE = {"reward", "accuracy", "return", "score", "won"}
@@ -93,7 +95,7 @@ def _read(folder: Path, names: set[str]) -> Run | Trouble:
     try:
         settings = settings_of(read_yaml(folder / reading))
         if "metrics.json" not in names:
-            return Trouble(folder, "unfinished", _progress(folder, settings))
+            return _without_metrics(folder, settings)
         reading = "metrics.json"
         metrics = read_json(folder / reading)
     except FileNotFoundError:
@@ -179,6 +181,27 @@ def score_of(metrics: dict) -> Score | None:
         if name in paired:
             return Score(name, name not in BETTER_IF_MORE)
     return None
+
+
+def _without_metrics(folder: Path, settings: dict) -> Trouble:
+    """A run that has not come to its end, or failed as the record of its sweep has it."""
+    words, causes = _progress(folder, settings), _causes(folder.parent)
+    if folder.name in causes:
+        return Trouble(folder, "failed", f"{causes[folder.name]} ({words})")
+    return Trouble(folder, "unfinished", words)
+
+
+@lru_cache(maxsize=8)
+def _causes(sweep: Path) -> dict[str, str]:
+    """Why jobs of a sweep failed, by the names of their folders; nothing where there is no
+    record."""
+    try:
+        jobs = read_json(sweep / "sweep.json", LARGEST_SWEEP).get("jobs")
+    except (OSError, UserError):
+        return {}
+    found = jobs.values() if isinstance(jobs, dict) else ()
+    failed = [job for job in found if isinstance(job, dict) and job.get("state") == "failed"]
+    return {Path(str(job.get("folder"))).name: str(job.get("cause"))[:300] for job in failed}
 
 
 def _progress(folder: Path, settings: dict) -> str:

@@ -79,10 +79,10 @@ def _check_shape(content: bytes) -> None:
             raise UserError("it is nested too deeply")
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, most: int = LARGEST) -> dict:
     """Metrics. Raises OSError or UserError as ``read_yaml`` does."""
     try:
-        values = json.loads(read_bytes(path, LARGEST))
+        values = json.loads(read_bytes(path, most))
     except (ValueError, RecursionError) as error:
         raise UserError(f"it is not JSON: {_first_line(error)}") from None
     if not isinstance(values, dict):

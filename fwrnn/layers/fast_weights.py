@@ -291,8 +291,9 @@ class FastWeightsRNN(_FastWeightsModule):
         inner_start: "candidate", h_0 = f(W h + C x) (the paper's), or "previous", h_0 = h(t),
             which folds the memory into the recurrent matrix and takes the added depth away.
         backend: "auto", "matrix" (A as a matrix, the reference), "attention" (equation 4), or a
-            fused kernel, "numba" (CPU) or "triton" (GPU), which gives way to attention where it
-            cannot run; "auto" is the fastest that can.
+            fused kernel, "numba" (CPU) or "triton" (GPU), which gives way to attention for what it
+            does not take; "auto" is the fastest that takes the input and, on the machine at hand,
+            computes a small problem right.
 
     Inputs: ``input, hx``
         - input: (T, B, I), (B, T, I) with ``batch_first``, (T, I) unbatched, or a
@@ -485,13 +486,13 @@ class FastWeightsRNN(_FastWeightsModule):
         self, input: Tensor | PackedSequence, hx: FastWeightsState | Tensor | None = None
     ) -> str:
         """How the first layer computes this input: what ``backend`` comes to, never "auto"."""
-        sequence, _, batched = self._time_first(input)
+        sequence, lengths, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
         with torch.no_grad():
             drive = self._drive(sequence, "_l0")
         slow = self._slow_weights("_l0")
-        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self.rule)
+        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self.rule, lengths)
 
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
         """How strongly each step of the first layer attends to each earlier step.

@@ -11,6 +11,7 @@ from fwrnn.errors import UserError
 from fwrnn.interfaces import Task
 from fwrnn.learning.kinds import Kind, kind_of
 from fwrnn.learning.run_folder import RunFolder
+from fwrnn.learning.shipped import place_of
 from fwrnn.models.network import Network
 
 
@@ -53,22 +54,32 @@ def assemble(config: Config) -> Assembly:
         ) from error
 
 
+def config_of(run: str | Path) -> Config:
+    """What a run was configured with, as to its task and model; nothing else of it is looked at.
+
+    Raises:
+        UserError: no such run, or a configuration that is broken.
+    """
+    folder = RunFolder(place_of(run))
+    try:
+        return read_config(migrated(folder.read_config()), groups=("task", "model"))
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from error
+
+
 def load_run(
     run: str | Path, device: str | None = None, data_dir: str | None = None
 ) -> tuple[Assembly, int]:
     """A trained model, rebuilt from its folder with its best weights, and their update.
 
-    ``data_dir`` and ``device`` take the place of those that the run was configured with.
+    ``run`` may be the name of a network that ships, see ``fwrnn.learning.shipped``. ``data_dir``
+    and ``device`` take the place of those that the run was configured with.
 
     Raises:
         UserError: no such run, a configuration or checkpoint that is broken, or a ``data_dir`` for
             a task that reads no data.
     """
-    folder = RunFolder(run)
-    try:
-        config = read_config(migrated(folder.read_config()), groups=("task", "model"))
-    except UserError as error:
-        raise UserError(f"{run}: {error}") from error
+    config, folder = config_of(run), RunFolder(place_of(run))
     if device is not None:
         config.device = device
     if data_dir is not None:
@@ -76,12 +87,12 @@ def load_run(
             raise UserError(f"task {config.task.name} reads no data: leave --data-dir out")
         config.task.data_dir = data_dir
     assembly = assemble(config)
-    best = folder.read_checkpoint(folder.best, assembly.device)
+    best = folder.read_best(assembly.device)
     try:
         assembly.model.load_state_dict(best["model"])
         return assembly, best["update"]
     except (KeyError, TypeError, AttributeError, RuntimeError):
-        raise UserError(f"{folder.best} does not fit the model of {folder.config}") from None
+        raise UserError(f"{folder.weights} does not fit the model of {folder.config}") from None
 
 
 def keep_freed_memory() -> None:

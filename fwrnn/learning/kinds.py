@@ -43,12 +43,14 @@ class Pictures(NamedTuple):
 class Outcome:
     """What a test brought: flat ``measured`` numbers, ``words`` for people, and what to ``draw``.
 
-    Names in ``measured`` are recorded with the split before them, as in test_error.
+    Names in ``measured`` are recorded with the split before them, as in test_error. ``lines`` are
+    answers to examples that had none; without any that had one, there are no ``words``.
     """
 
     measured: dict[str, Any]
     words: str
     draw: Callable[[], Pictures] = field(default=lambda: Pictures({}, {}))
+    lines: list[str] = field(default_factory=list)
 
 
 class Kind(Protocol):

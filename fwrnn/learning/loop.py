@@ -4,6 +4,7 @@ What comes at update k depends on the seed and on k alone, so that a run that wa
 bit for bit: a trainer draws its examples from (seed, k), and the checkpoint holds the rest.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +23,10 @@ from fwrnn.learning.signals import StopRequest
 
 if TYPE_CHECKING:
     from fwrnn.learning.tracking import Tracker
+
+
+log = logging.getLogger("fwrnn")
+log_progress = logging.getLogger("fwrnn.progress")
 
 
 @dataclass
@@ -69,6 +74,7 @@ class Trainer:
         self.model, self.optimizer, self.config = model, optimizer, config
         self.device, self.folder = device, folder
         self.progress = Progress()
+        self.best_weights: dict[str, Tensor] | None = None
         self._shown: dict[str, str] = {}
 
     def update(self) -> dict[str, Tensor]:
@@ -211,16 +217,19 @@ class Trainer:
         )
         progress.recent = {}
         model = self.validated_model
-        if not progress.best or self.better(measured, progress.best):
+        improved = not progress.best or self.better(measured, progress.best)
+        if improved:
             progress.best_update, progress.best = progress.update, measured
-            content = {"update": progress.update, "model": model.state_dict()}
-            self.folder.write_checkpoint(self.folder.best, content)
+            self.best_weights = {name: x.clone() for name, x in model.state_dict().items()}
         self.save()
-        self.folder.write_curve(progress.curve)
+        self._write_derived(improved)
         scalars = {name.replace("val_", "val/", 1): value for name, value in measured.items()}
         self.tracker.scalars(scalars, progress.update)
         self.on_validation(model, progress.update)
         self._show(bar, **self.shown(measured))
+        found = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())
+        of_all = f"update {progress.update:,} of {self.config.max_updates:,}"
+        log_progress.info(f"{of_all}: {found}; {progress.seconds:.0f} s")
 
     def _show(self, bar: tqdm, **values: str) -> None:
         self._shown |= values
@@ -245,6 +254,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "best": self.best_weights,
         }
         if self.device.type == "cuda":
             content["cuda_rng"] = torch.cuda.get_rng_state(self.device)
@@ -255,6 +265,7 @@ class Trainer:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
+        self.best_weights = content.get("best")
         torch.set_rng_state(content["rng"].cpu())
         if "cuda_rng" in content:
             torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self.device)
@@ -263,13 +274,28 @@ class Trainer:
         """Write ``last.pt``."""
         self.folder.write_checkpoint(self.folder.last, self.content())
 
+    def _write_derived(self, best: bool = True) -> None:
+        """Write what ``last.pt`` holds too, in files of their own: a kill between them does no
+        harm, because going on begins with this."""
+        if best and self.best_weights is not None:
+            content = {"update": self.progress.best_update, "model": self.best_weights}
+            self.folder.write_checkpoint(self.folder.best, content)
+        if self.progress.curve:
+            self.folder.write_curve(self.progress.curve)
+
     def restore(self) -> None:
         """Go back to the state that ``last.pt`` holds.
 
         Raises:
             UserError: it is missing, broken, or of another model.
         """
-        content = self.folder.read_checkpoint(self.folder.last, self.device)
+        try:
+            content = self.folder.read_checkpoint(self.folder.last, self.device)
+        except UserError as error:
+            if not self.folder.before_last.is_file():
+                raise
+            log.warning(f"{error}: going on with the one before it")
+            content = self.folder.read_checkpoint(self.folder.before_last, self.device)
         try:
             self.load(content)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
@@ -277,8 +303,9 @@ class Trainer:
                 f"{self.folder.last} does not fit the run's configuration; what a run is made of, "
                 "trainer.average_decay=null included, cannot change"
             ) from None
-        if self.progress.best_update:
-            self.folder.read_checkpoint(self.folder.best, self.device)
+        if self.progress.best_update and self.best_weights is None:  # of an earlier version
+            self.best_weights = self.folder.read_checkpoint(self.folder.best, self.device)["model"]
+        self._write_derived()
 
 
 def learning_rate(update: int, config) -> float:

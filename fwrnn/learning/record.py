@@ -1,14 +1,15 @@
 """What a run has to say of itself: at its start, and in ``metrics.json``."""
 
+import platform
 import subprocess
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
 from fwrnn import __version__
 from fwrnn.config import Config, network_label
 from fwrnn.learning.loop import Progress
+from fwrnn.machine import processor
 from fwrnn.models.network import Network
 
 
@@ -58,26 +59,30 @@ def metrics_of(
         "state_size": model.state_size,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "fwrnn": __version__,
         "commit": " ".join(progress.commits) or None,
     }
 
 
-def flat_settings(config: Config) -> dict[str, object]:
-    """The configuration as one level of dotted keys, for TensorBoard's HPARAMS tab."""
-
-    def walk(prefix: str, values: dict):
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from walk(f"{prefix}{key}.", value)
-            else:
-                plain = value if isinstance(value, (bool, int, float, str)) else str(value)
-                yield prefix + key, plain
-
-    container = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(container, dict)
-    return dict(walk("", container))
+def compared_settings(config: Config) -> dict[str, bool | int | float | str]:
+    """What people compare runs by, for TensorBoard's HPARAMS tab, most telling first."""
+    found = {
+        "model": network_label(config.model.name, config.control),
+        "units": config.model.hidden_size,
+        "learning rate": config.trainer.learning_rate,
+        "seed": config.seed,
+        "task": config.task.name,
+    }
+    for part in (config.task, config.model, config.trainer):
+        for name in ("pairs", "size", "variant", "decay", "fast_lr", "inner_steps", "clip_norm"):
+            value = getattr(part, name, None)
+            if isinstance(value, bool | int | float | str):
+                found[name] = value
+    return found
 
 
 def commit() -> str | None:

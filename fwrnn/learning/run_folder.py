@@ -8,7 +8,10 @@
     pictures/*.png       the memory, the glimpses or a game at work, and what the test confused
     pictures/*.gif       games, played
     checkpoints/best.pt  the best weights by validation
-    checkpoints/last.pt  everything needed to go on
+    checkpoints/last.pt  everything needed to go on, the best weights too
+    checkpoints/last-1.pt  the one before, in case that the last one is damaged
+    weights.npz          of a network that ships, in the place of the checkpoints
+    run.lock             held by the process that works on the run
     train.log            the messages
     events.out.tfevents… TensorBoard
 """
@@ -16,6 +19,8 @@
 import csv
 import io
 import json
+import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,12 +45,19 @@ class RunFolder:
         self.curve = self.path / "curve.csv"
         self.best = self.path / "checkpoints" / "best.pt"
         self.last = self.path / "checkpoints" / "last.pt"
+        self.before_last = self.path / "checkpoints" / "last-1.pt"
+        self.plain = self.path / "weights.npz"
 
     def write_config(self, config) -> None:
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
 
     def write_metrics(self, metrics: dict) -> None:
-        write_whole(self.metrics, (json.dumps(metrics, indent=2) + "\n").encode())
+        """What is not a finite number becomes null: NaN is no JSON."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        write_whole(self.metrics, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
 
     def write_curve(self, rows: Sequence[dict]) -> None:
         text = io.StringIO()
@@ -65,9 +77,10 @@ class RunFolder:
         write_whole(self.path / "pictures" / f"{name}.gif", gif)
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
+        """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``."""
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, **content}, buffer)
-        write_whole(path, buffer.getbuffer())
+        write_whole(path, buffer.getbuffer(), keep=self.before_last if path == self.last else None)
 
     def read_config(self) -> dict:
         """The resolved configuration as plain containers.
@@ -108,6 +121,26 @@ class RunFolder:
             raise UserError(f"{self.metrics} is broken: it holds no keys")
         return metrics
 
+    @property
+    def weights(self) -> Path:
+        """The file that holds the best weights."""
+        return self.plain if self.plain.exists() else self.best
+
+    def read_best(self, device: torch.device) -> dict:
+        """The best weights as ``model``, and their ``update``; no code in the file is run.
+
+        Raises:
+            UserError: the file is missing or broken.
+        """
+        if self.weights == self.best:
+            return self.read_checkpoint(self.best, device)
+        try:
+            with np.load(self.plain, allow_pickle=False) as arrays:
+                model = {name: torch.from_numpy(arrays[name]).to(device) for name in arrays.files}
+        except Exception:  # numpy and zipfile raise anything on damaged files
+            raise UserError(f"{self.plain} does not hold plain arrays, or is broken") from None
+        return {"model": model, "update": self.read_metrics().get("best_update")}
+
     def read_checkpoint(self, path: Path, device: torch.device) -> dict:
         """A checkpoint's content; no code in the file is run.
 
@@ -115,6 +148,7 @@ class RunFolder:
             UserError: the file is missing, broken, or no checkpoint of this program.
         """
         try:
+            check_archive(path)
             content = torch.load(path, map_location=device, weights_only=True)
         except FileNotFoundError:
             raise UserError(f"there is no checkpoint at {path}") from None
@@ -134,3 +168,18 @@ def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from (
                 (f"{prefix}{key}", item) for item in (value if isinstance(value, list) else [value])
             )
+
+
+def check_archive(path: Path) -> None:
+    """Compare a checkpoint's parts with their checksums; it is a zip archive of stored parts.
+
+    Raises:
+        ValueError: a part is damaged, or would take more memory than the file has bytes.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        if not stored or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        if archive.testzip() is not None:
+            raise ValueError("a checksum differs")

@@ -140,6 +140,20 @@ def test_unfinished_run_says_how_far_it_came(tmp_path):
     assert only(run) == Trouble(run, "unfinished", "at update 70 of 100")
 
 
+@pytest.mark.parametrize("jobs, state", [
+    ({"seed=0": {"state": "failed", "cause": "diverged", "folder": "x/run"}}, "failed"),
+    ({"seed=0": {"state": "running", "cause": None, "folder": "x/run"}}, "unfinished"),
+    ({"seed=0": {"state": "failed", "cause": None, "folder": None}, "b": 1}, "unfinished"),
+    ([1], "unfinished"),
+])  # fmt: skip
+def test_failed_run_of_a_sweep_says_why(jobs, state, tmp_path):
+    (write_run(tmp_path / "run") / "metrics.json").unlink()
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    trouble = only(tmp_path)
+    assert trouble.state == state
+    assert trouble.words.startswith("diverged (past update 100" if state == "failed" else "past")
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", {"format": 1}, {"update": 3}, [1]])
 def test_broken_checkpoint_of_an_unfinished_run_is_not_fatal(content, tmp_path):
     run = write_run(tmp_path / "run")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fwrnn.learning.adam import Adam
-from fwrnn.learning.supervised import MovingAverage
+from fwrnn.learning.supervised.trainer import MovingAverage
 
 SIZES = (7, 33, 3)
 

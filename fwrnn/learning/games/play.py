@@ -1,6 +1,5 @@
 """Playing: a policy in many games at once, and how well it does."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from fwrnn.interfaces import GameTask
+from fwrnn.learning.intervals import wilson
 
 
 class Episodes(NamedTuple):
@@ -87,16 +87,3 @@ def evaluate_play(
     reward = scores.mean().item()
     low, high = wilson(reward, count, *task.reward_range)
     return Result(reward, low, high, (scores > 0).double().mean().item(), count)
-
-
-def wilson(mean: float, count: int, least: float, most: float) -> tuple[float, float]:
-    """The 95 % interval of Wilson for a mean of ``count`` numbers that are ``least`` or ``most``.
-
-    It holds where the mean is an end of the range too. For numbers in between it is too wide.
-    """
-    z, width = 1.959964, most - least
-    share = (mean - least) / width
-    centre = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    low, high = (least + width * (centre + sign * half) / (1 + z * z / count) for sign in (-1, 1))
-    return max(least, min(low, mean)), min(most, max(high, mean))  # rounding aside

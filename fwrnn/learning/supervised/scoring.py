@@ -22,10 +22,15 @@ class Score(NamedTuple):
 
 def predict(model: nn.Module, examples: Examples) -> Tensor:
     """The model's logits (N, classes) for examples that lie on its device."""
+    return predict_inputs(model, examples.inputs)
+
+
+def predict_inputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The same for inputs (N, …) alone; the model is in eval mode for it."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model(inputs) for inputs in examples.inputs.split(BATCH_SIZE)])
+        logits = torch.cat([model(part) for part in inputs.split(BATCH_SIZE)])
     model.train(was_training)
     return logits
 

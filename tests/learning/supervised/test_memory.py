@@ -3,7 +3,7 @@
 import torch
 
 from fwrnn.interfaces import Symbols, TaskSpec
-from fwrnn.learning.record import commit, flat_settings
+from fwrnn.learning.record import commit, compared_settings
 from fwrnn.learning.supervised.memory import MemoryPicture, look_inside
 from fwrnn.models.network import has_memory
 from tests.commands.compose import compose, model_config
@@ -45,11 +45,11 @@ def test_only_models_that_write_a_memory_have_one():
     assert not remembers("model=lstm")
 
 
-def test_settings_are_flat_and_plain():
-    settings = flat_settings(compose())
-    assert settings["model.boundary"] == "sustained"
-    assert settings["task.pairs"] == 4
-    assert all(isinstance(value, (bool, int, float, str)) for value in settings.values())
+def test_runs_are_compared_by_what_people_change():
+    settings = compared_settings(compose("control=folded"))
+    assert list(settings)[:4] == ["model", "units", "learning rate", "seed"]
+    assert settings["model"] == "fast_weights_folded"
+    assert settings["pairs"] == 4
 
 
 def test_commit_is_short_or_unknown():
