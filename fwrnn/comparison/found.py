@@ -193,15 +193,15 @@ def _without_metrics(folder: Path, settings: dict) -> Trouble:
 
 @lru_cache(maxsize=8)
 def _causes(sweep: Path) -> dict[str, str]:
-    """Why jobs of a sweep failed, by the names of their folders; nothing where there is no
-    record."""
+    """Why jobs of a sweep failed, in a sentence, by the names of their folders."""
     try:
         jobs = read_json(sweep / "sweep.json", LARGEST_SWEEP).get("jobs")
     except (OSError, UserError):
         return {}
     found = jobs.values() if isinstance(jobs, dict) else ()
     failed = [job for job in found if isinstance(job, dict) and job.get("state") == "failed"]
-    return {Path(str(job.get("folder"))).name: str(job.get("cause"))[:300] for job in failed}
+    causes = ((job.get("folder"), str(job.get("cause"))) for job in failed)
+    return {Path(str(where)).name: why.partition(". ")[0][:200] for where, why in causes}
 
 
 def _progress(folder: Path, settings: dict) -> str:

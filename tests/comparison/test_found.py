@@ -141,7 +141,7 @@ def test_unfinished_run_says_how_far_it_came(tmp_path):
 
 
 @pytest.mark.parametrize("jobs, state", [
-    ({"seed=0": {"state": "failed", "cause": "diverged", "folder": "x/run"}}, "failed"),
+    ({"seed=0": {"state": "failed", "cause": "diverged. Try 1", "folder": "x/run"}}, "failed"),
     ({"seed=0": {"state": "running", "cause": None, "folder": "x/run"}}, "unfinished"),
     ({"seed=0": {"state": "failed", "cause": None, "folder": None}, "b": 1}, "unfinished"),
     ([1], "unfinished"),
