@@ -248,6 +248,7 @@ def test_broken_configuration_is_one_line_and_status_2(run, capsys, text):
         ["train", "--help"],
         ["evaluate", "--help"],
         ["bench", "--help"],
+        ["report", "--help"],
         ["ask", "--help"],
     ],
 )

@@ -8,10 +8,11 @@ import pytest
 import fwrnn
 
 PACKAGE = Path(fwrnn.__file__).parent
-BASE = {"config", "errors", "interfaces", "registry"}
+BASE = {"config", "errors", "files", "interfaces", "registry"}
 MAY_IMPORT = {
     "errors": set(),
     "console": set(),
+    "files": {"errors"},
     "machine": set(),
     "registry": {"errors"},
     "config": {"errors", "registry"},
@@ -22,7 +23,8 @@ MAY_IMPORT = {
     "models": {"models", "layers"} | BASE,
     "learning": {"learning", "models", "machine"} | BASE,
     "benchmarks": {"benchmarks", "layers", "machine"},
-    "commands": {"commands", "benchmarks", "learning", "console"} | BASE,
+    "comparison": {"comparison", "learning"} | BASE,
+    "commands": {"commands", "benchmarks", "comparison", "learning", "console"} | BASE,
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
     "__init__": {"layers", "learning"},  # when somebody asks for it, and for type checkers

@@ -20,8 +20,6 @@ import csv
 import io
 import json
 import math
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +29,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fwrnn.errors import RunFailed, UserError
+from fwrnn.errors import UserError
+from fwrnn.files import write_whole
 
 FORMAT = 1
 
@@ -184,54 +183,3 @@ def check_archive(path: Path) -> None:
             raise ValueError("its parts are larger than the file")
         if archive.testzip() is not None:
             raise ValueError("a checksum differs")
-
-
-def write_whole(path: Path, content, keep: Path | None = None) -> None:
-    """Write beside the file, then replace it: a kill or a full disk leaves the old one.
-
-    What was at ``path`` stays as ``keep``, if that is given.
-
-    Raises:
-        RunFailed: it could not be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:  # noqa: PTH123  (a test dies in each of these calls)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            os.replace(_another_name(path), keep)  # noqa: PTH105
-        os.replace(beside, path)  # noqa: PTH105
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise RunFailed(
-            f"could not write {path}: {error.strerror}; what was there before is intact"
-        ) from error
-    finally:  # a second Ctrl-C comes here too
-        beside.unlink(missing_ok=True)
-
-
-def _another_name(path: Path) -> Path:
-    """A second name for a file, or a copy where the file system has no such names."""
-    other = path.with_name(f".{path.name}.{os.getpid()}.kept.tmp")
-    other.unlink(missing_ok=True)
-    try:
-        os.link(path, other)  # noqa: PTH136
-    except OSError:
-        shutil.copyfile(path, other)
-    return other
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new names in a folder outlast a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems do not
-        pass
-    finally:
-        os.close(handle)

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from fwrnn import files
 from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
 from fwrnn.errors import RunFailed, UserError
-from fwrnn.learning import run_folder
+from fwrnn.files import write_whole
 from fwrnn.learning.claim import Taken, claimed
-from fwrnn.learning.run_folder import RunFolder, write_whole
+from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
 
 ROOT = Path(__file__).parents[2]
@@ -92,8 +93,8 @@ def test_a_run_that_died_at_any_write_ends_in_the_same_weights(tiny, tmp_path, m
         folder = tmp_path / str(last)
         mortal = Mortal(last)
         with monkeypatch.context() as patch:
-            patch.setattr(run_folder, "os", mortal)
-            patch.setattr(run_folder, "open", mortal.open_file, raising=False)
+            patch.setattr(files, "os", mortal)
+            patch.setattr(files, "open", mortal.open_file, raising=False)
             # The dead do not clean up either.
             alive = lambda *a, m=mortal, **o: None if m.steps >= m.last else unlink(*a, **o)  # noqa: E731
             patch.setattr(Path, "unlink", alive)
@@ -222,7 +223,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_folder.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(RunFailed, match="No space left on device; what was there before is intact"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"

@@ -1,0 +1,241 @@
+"""Runs at any depth below some folders: the finished ones, and what is wrong with the others."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fwrnn.comparison.reading import is_number, read_curve, read_json, read_yaml
+from fwrnn.config import GROUPS, Config, keys_of, migrated
+from fwrnn.errors import UserError
+
+LARGEST_CHECKPOINT = 2**30
+LARGEST_SWEEP = 2**23
+MOST_SETTINGS = 500
+OWN_FOLDERS = {"checkpoints", "pictures", "__pycache__"}
+BETTER_IF_MORE = {"reward", "accuracy", "return", "score", "won"}
+
+
+class Score(NamedTuple):
+    """What runs are compared by: recorded as test_``name`` and val_``name``."""
+
+    name: str
+    lower_is_better: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its settings as one level of dotted keys, and its flat metrics."""
+
+    folder: Path
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    score: Score
+
+    @property
+    def seed(self) -> Any:
+        return self.settings.get("seed", self.metrics.get("seed"))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A folder that gives no row: ``state`` is unfinished, failed or broken, ``words`` say why."""
+
+    folder: Path
+    state: str
+    words: str
+
+
+def find(folders: Iterable[str | Path]) -> Iterator[Run | Trouble]:
+    """What is found below the folders, each run once, in the order of their names."""
+    seen: set[tuple[int, int]] = set()
+    for folder in folders:
+        for path, names in _walk(Path(folder), seen):
+            if isinstance(names, OSError):
+                words = f"the folder cannot be read: {names.strerror}"
+                yield Trouble(path, "broken", words)
+            elif names & {"config.yaml", "metrics.json"}:
+                yield _read(path, names)
+
+
+def _walk(top: Path, seen: set) -> Iterator[tuple[Path, set[str] | OSError]]:
+    """Folders and the names in them, or why there are none; links are followed, loops are not."""
+    waiting = [top]
+    while waiting:
+        path = waiting.pop()
+        try:
+            about = path.stat()
+            if (about.st_dev, about.st_ino) in seen:
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            with os.scandir(path) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            yield path, error
+            continue
+        yield path, {entry.name for entry in inside}
+        waiting += [path / entry.name for entry in inside if _may_hold_runs(entry)]
+
+
+def _may_hold_runs(entry: os.DirEntry) -> bool:
+    try:
+        is_folder = entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+    return is_folder and entry.name not in OWN_FOLDERS and not entry.name.startswith(".")
+
+
+def _read(folder: Path, names: set[str]) -> Run | Trouble:
+    """The run in a folder that holds the files ``names``."""
+    reading = "config.yaml"
+    try:
+        settings = settings_of(read_yaml(folder / reading))
+        if "metrics.json" not in names:
+            return _without_metrics(folder, settings)
+        reading = "metrics.json"
+        metrics = read_json(folder / reading)
+    except FileNotFoundError:
+        return Trouble(folder, "broken", f"there is no {reading}")
+    except OSError as error:
+        return Trouble(folder, "broken", f"{reading} cannot be read: {error.strerror}")
+    except UserError as error:
+        return Trouble(folder, "broken", f"{reading}: {error}")
+    score = score_of(metrics)
+    if score is None:
+        return Trouble(folder, "broken", "metrics.json: no test_error, test_reward or the like")
+    for name in (f"test_{score.name}", f"val_{score.name}"):
+        if not is_number(metrics.get(name)):
+            value = json.dumps(metrics.get(name))[:80]
+            return Trouble(folder, "failed", f"{name} is {value}")
+    return Run(folder, settings, metrics, score)
+
+
+def settings_of(values: dict) -> dict[str, Any]:
+    """A saved configuration as dotted keys, with what earlier versions spelled otherwise or did
+    without; numbers that are equal are the same number, 1.0 and 1.
+
+    Raises:
+        UserError: it is not one of this program.
+    """
+    for group in ("task", "model"):
+        if not isinstance(values.get(group), dict) or "name" not in values[group]:
+            raise UserError(f"it is not of fwrnn: it has no {group}.name")
+    try:
+        values = migrated(values)
+    except Exception as error:  # whatever another program's values lead it to
+        raise UserError(f"it is not of fwrnn: {type(error).__name__}: {error}") from None
+    settings = {"control": keys_of(Config)["control"].default}
+    for group, (key, schemas) in GROUPS.items():
+        settings |= _defaults(group, schemas, values.get(group), key)
+    settings |= _flat(values)
+    if len(settings) > MOST_SETTINGS:
+        raise UserError(f"it has more than {MOST_SETTINGS} settings")
+    return settings
+
+
+def _defaults(group: str, schemas, values: Any, key: str) -> dict[str, Any]:
+    """The settings that came later than others, as runs from before had them."""
+    name = values.get(key) if isinstance(values, dict) else None
+    try:
+        schema = schemas[name] if isinstance(name, str) and name in schemas else None
+    except UserError:  # of an installed package that cannot be imported
+        schema = None
+    known = keys_of(schema).items() if schema else ()
+    later = {name: f.default for name, f in known if f.default is not MISSING}
+    return {f"{group}.{name}": _plain(value) for name, value in later.items()}
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has and that equals only its own kind; lists and the like as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return str(value)
+
+
+def score_of(metrics: dict) -> Score | None:
+    """What a run is compared by: its error or its reward, else what was both validated and
+    tested."""
+    tested = [name.removeprefix("test_") for name in metrics if name.startswith("test_")]
+    paired = [name for name in tested if f"val_{name}" in metrics and name != "games"]
+    for name in ("error", "reward", *paired):
+        if name in paired:
+            return Score(name, name not in BETTER_IF_MORE)
+    return None
+
+
+def _without_metrics(folder: Path, settings: dict) -> Trouble:
+    """A run that has not come to its end, or failed as the record of its sweep has it."""
+    words, causes = _progress(folder, settings), _causes(folder.parent)
+    if folder.name in causes:
+        return Trouble(folder, "failed", f"{causes[folder.name]} ({words})")
+    return Trouble(folder, "unfinished", words)
+
+
+@lru_cache(maxsize=8)
+def _causes(sweep: Path) -> dict[str, str]:
+    """Why jobs of a sweep failed, in a sentence, by the names of their folders."""
+    try:
+        jobs = read_json(sweep / "sweep.json", LARGEST_SWEEP).get("jobs")
+    except (OSError, UserError):
+        return {}
+    found = jobs.values() if isinstance(jobs, dict) else ()
+    failed = [job for job in found if isinstance(job, dict) and job.get("state") == "failed"]
+    causes = ((job.get("folder"), str(job.get("cause"))) for job in failed)
+    return {Path(str(where)).name: why.partition(". ")[0][:200] for where, why in causes}
+
+
+def _progress(folder: Path, settings: dict) -> str:
+    """How far an unfinished run has come."""
+    most = settings.get("trainer.max_updates")
+    of = f" of {most:,}" if is_number(most) and most < 1e12 else ""
+    try:
+        return f"at update {_saved_update(folder):,}{of}"
+    except UserError as error:
+        saved = str(error)
+    try:
+        points, _ = read_curve(folder / "curve.csv", "updates")
+    except (OSError, UserError):
+        points = []
+    return f"past update {points[-1][0]:,.0f}{of}; {saved}" if points else saved
+
+
+def _saved_update(folder: Path) -> int:
+    """The update that a run would go on from. Raises UserError where it could not."""
+    last = folder / "checkpoints" / "last.pt"
+    try:
+        size = last.stat().st_size if last.is_file() else None
+    except OSError as error:
+        raise UserError(f"last.pt cannot be read: {error.strerror}") from None
+    if size is None:
+        raise UserError("there is no last.pt to go on from")
+    if size > LARGEST_CHECKPOINT:
+        raise UserError(f"last.pt is larger than {LARGEST_CHECKPOINT >> 20:,} MiB")
+    import torch  # takes longer than everything else here
+
+    from fwrnn.learning.run_folder import RunFolder
+
+    try:
+        update = RunFolder(folder).read_checkpoint(last, torch.device("cpu"))["update"]
+        return int(update)
+    except (KeyError, TypeError, ValueError, UserError):
+        raise UserError("last.pt is broken, or of another program") from None
