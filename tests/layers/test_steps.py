@@ -93,7 +93,8 @@ def test_steps_are_those_of_the_reference(dtype, settings, batch, inputs, units)
     assert is_fused(cell, x[0].to(dtype))
 
 
-@pytest.mark.parametrize("sizes", [(70, 40, 50), (3, 300, 200)], ids=str)
+# By one thread or some, with C x + W h in the loops and outside of them.
+@pytest.mark.parametrize("sizes", [(40, 40, 50), (70, 40, 50), (3, 300, 200)], ids=str)
 def test_many_sequences_and_large_weights(sizes):
     batch, inputs, units = sizes
     exact = cell_of(inputs, units)
@@ -143,6 +144,16 @@ def test_it_takes_the_weights_as_they_are_now():
         cell(x, state)
 
 
+def test_weights_may_move_before_the_gradients_are_asked_for():
+    cell, x = fused(cell_of(4, 6)), torch.randn(2, 4, dtype=torch.float64)
+    wanted = torch.autograd.grad(cell(x).hidden.sum(), list(cell.parameters()))
+    hidden = cell(x).hidden
+    for parameter in cell.parameters():
+        parameter.data = parameter.data.clone()
+    found = torch.autograd.grad(hidden.sum(), list(cell.parameters()))
+    assert_same(found, wanted, 1e-9)
+
+
 def test_a_state_of_another_batch_or_kind_is_refused():
     cell, x = FastWeightsRNNCell(4, 6), torch.randn(2, 4)
     state = cell(x)
@@ -184,19 +195,22 @@ def test_views_and_parts_of_larger_tensors():
     assert is_fused(cell, x[:, 1].t(), state)
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore:.*is deprecated")
 def test_what_others_look_at_is_left_to_them():
     cell, x = fused(cell_of(3, 5)), torch.randn(4, 2, 3, dtype=torch.float64)
     wanted = cell(x[0]).hidden
     torch.testing.assert_close(torch.vmap(lambda x: cell(x).hidden)(x)[0], wanted)
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_fused(cell, x[0])
+    parametrised = deepcopy(cell)
+    parametrize.register_parametrization(parametrised, "weight_hh", nn.Tanh())
+    assert not is_fused(parametrised, x[0], cell(x[0]))
+    cell.requires_grad_(False)  # so that nothing but the loops could miss what follows
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x[0], torch.ones_like(x[0]))
         assert forward_ad.unpack_dual(cell(dual).hidden).tangent is not None
     traced = torch.jit.trace(cell, x[0], check_trace=False)
     torch.testing.assert_close(traced(x[1])[0], cell(x[1]).hidden)
-    parametrize.register_parametrization(cell, "weight_hh", nn.Tanh())
-    assert not is_fused(cell, x[0], cell(x[0]))
 
 
 def test_gradients_of_gradients_and_in_batches():

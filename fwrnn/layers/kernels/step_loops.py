@@ -28,11 +28,12 @@ CONSTANTS = (
     "blocks", "inputs", "units", "count", "wide", "past", "folds", "one_gain", "save",
     "work_size", "saved_size",
 )  # fmt: skip
-# ``rule`` is λ, η and the scale of read_gain. The bracket is given, or made of what follows it.
+# ``rule`` is λ, η and the scale of read_gain, and a 1. The bracket is given, or made here.
 ARRAYS = (
-    "work", "saved", "bracket", "input", "hidden", "written", "strengths", "folded", "fade",
+    "work", "input", "hidden", "written", "strengths", "folded", "fade",
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "gain", "shift", "read_gain",
     "new_hidden", "new_written", "new_strengths", "new_folded", "new_fade",
+    "saved", "bracket",
     "grad_new_hidden", "grad_new_written", "grad_new_folded",
     "grad_bracket", "grad_hidden", "grad_written", "grad_folded",
     "by_block", "grad_gain", "grad_shift", "grad_read_gain", "grad_bias",
