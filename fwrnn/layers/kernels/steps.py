@@ -100,7 +100,7 @@ class _Plan:
         self.folds = folded or past + 1 > units
         if shapes != self._wanted(shape, inputs, folded) or not batch * inputs * units:
             raise ValueError(f"no step has these shapes: {shapes}")
-        self.rule, self.scale, self.dtype = rule, scale, dtype
+        self.rule, self.scale = rule, scale
         self.one_gain = bool(shape.read_gain) and shape.read_gain[0] == 1
         self.outside = batch * (inputs + units) * units > INSIDE
         self.products = batch * units * (
