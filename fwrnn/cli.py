@@ -1,19 +1,18 @@
 """``fwrnn COMMAND …``: find the command, turn an error into one line. Does not import torch."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
+import time
 from importlib import import_module
+from io import TextIOWrapper
+from pathlib import Path
 
 from fwrnn import __version__
+from fwrnn.commands import COMMANDS
 from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
-
-COMMANDS = {
-    "train": "train a model on a task: fwrnn train task=assoc_retrieval",
-    "evaluate": "test a trained model again, or on your own data: fwrnn evaluate RUN",
-    "battery": "does the layer learn wherever torch.nn.RNN does: fwrnn battery",
-    "bench": "how fast the layer is on this machine, beside torch.nn's: fwrnn bench",
-}
 
 HELP = """\
 fwrnn: run, check and build on "Using Fast Weights to Attend to the Recent Past".
@@ -35,10 +34,19 @@ def main(argv: list[str] | None = None) -> int:
 
     0 done, 1 failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 terminated.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # of a terminal or log that has no λ: a question mark
+            stream.reconfigure(errors="replace")
+    if argv is None:  # this process is for the command alone
+        _collect_less_garbage()
+        argv = sys.argv[1:]
+        if argv[:1] in (["train"], ["evaluate"]) and is_shared(Path("/proc/loadavg")):
+            # Read when PyTorch is imported: its threads sleep while they wait for one another.
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        return _dispatch(argv)
     except UserError as error:
-        return _say(error, 2)
+        return _say(error, 2, error.shown)
     except RunFailed as error:
         return _say(error, 1)
     except Interrupted as error:
@@ -51,6 +59,37 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _say(error, 1)
+
+
+def _collect_less_garbage() -> None:
+    """Have Python look for cycles among its objects less often, and not at all at its end.
+
+    It spends a third of the time of all imports on them, which make a million objects that stay,
+    and half a second at the end, when the system takes all of the memory back anyway.
+    """
+    gc.set_threshold(20_000)
+    atexit.register(_keep_garbage)
+
+
+def _keep_garbage() -> None:
+    if "triton" not in sys.modules:  # which would complain of what is left
+        gc.freeze()
+
+
+def is_shared(loadavg: Path) -> bool:
+    """Whether others use processors here: ``loadavg`` tells "… RUNNING/THREADS …", us included.
+
+    PyTorch's threads, one per processor, spin while they wait for one another. Where a processor is
+    taken that made training a hundred times slower; where none is, sleeping would make it slower.
+    """
+    running = []
+    for _ in range(3):  # who runs for a moment only does no harm
+        try:
+            running.append(int(loadavg.read_text("ascii").split()[3].partition("/")[0]))
+        except (OSError, ValueError, IndexError):  # not Linux
+            return False
+        time.sleep(0.003)
+    return min(running) > 1
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -70,6 +109,8 @@ def _dispatch(argv: list[str]) -> int:
     return import_module(f"fwrnn.commands.{command}").main(rest)
 
 
-def _say(message: object, status: int) -> int:
+def _say(message: object, status: int, shown: str = "") -> int:
     print("fwrnn:", " ".join(str(message).split()), file=sys.stderr)
+    if shown:
+        print(shown, file=sys.stderr)
     return status

@@ -1,225 +1,55 @@
-"""The typed schema of every configuration. The values and what they mean are in ``conf/``.
+"""The typed schema of every configuration, and its reader. Imports neither torch nor Hydra.
 
-A file in ``conf/task`` or ``conf/trainer`` names its schema by ``name``, one in ``conf/model`` by
-``core``, so that several models can share one. A key with a default here came later than others:
-runs that were recorded before it did without.
+The values and what they mean are in ``conf/``. A file in ``conf/task`` or ``conf/trainer`` names
+its schema by ``name``, one in ``conf/model`` by ``core``, so that several models can share one. A
+key with a default came later than others: runs that were recorded before it did without.
 """
 
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
-Nonlinearity = Enum("Nonlinearity", ["relu", "tanh"])
-Boundary = Enum("Boundary", ["sustained", "identity"])
-InnerStart = Enum("InnerStart", ["candidate", "previous"])
-ReadGain = Enum("ReadGain", ["unit", "layer", "fixed"])
-Backend = Enum("Backend", ["auto", "matrix", "attention", "numba", "triton"])
-Schedule = Enum("Schedule", ["constant", "linear", "cosine"])
-SelectBy = Enum("SelectBy", ["val_loss", "val_error"])
-Dataset = Enum("Dataset", ["mnist", "digits"])
-Layout = Enum("Layout", ["synthetic", "multi_pie", "folders"])
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from fwrnn.errors import UserError, suggestion
+from fwrnn.registry import Registry
 
-@dataclass
-class AssocRetrievalConfig:
-    name: str
-    pairs: int
-    resample: bool
-    train_size: int
-    val_size: int
-    test_size: int
-
-
-@dataclass
-class MnistGlimpsesConfig:
-    name: str
-    dataset: Dataset
-    data_dir: str | None
-    train_on_all: bool
-    shift: float
-    rotation: float
-
-
-@dataclass
-class FacialExpressionConfig:
-    name: str
-    layout: Layout
-    data_dir: str | None
-    cache_dir: str | None
-    cameras: list[str]
-    val_identities: int
-    test_identities: int
-    identities: int
-    images_per_identity: int
-    max_unreadable: float
-    shift: float
-    rotation: float
-
-
-@dataclass
-class CatchConfig:
-    name: str
-    size: int
-    visible_frames: int
-
-
-@dataclass(kw_only=True)
-class ModelConfig:
-    """What every model has: its width, the head, and how it is regularised."""
-
-    name: str
-    core: str
-    hidden_size: int
-    head_size: int | None
-    input_dropout: float = 0.0
-    encoding_dropout: float = 0.0
-    head_dropout: float = 0.0
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if name.endswith("dropout") and not 0 <= value < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value}; 0 turns it off")
-            if name.endswith("_size") and value is not None:
-                _at_least(1, name, value)
-
-
-@dataclass(kw_only=True)
-class RecurrentConfig(ModelConfig):
-    """A recurrent core behind the shared encoder."""
-
-    embedding_size: int | None
-    encoding_size: int
-
-
-@dataclass(kw_only=True)
-class FastWeightsConfig(RecurrentConfig):
-    decay: float
-    fast_lr: float
-    inner_steps: int
-    nonlinearity: Nonlinearity
-    layer_norm: bool
-    boundary: Boundary
-    inner_start: InnerStart
-    read_gain: ReadGain = ReadGain.fixed  # of runs from before it could be learned
-    backend: Backend
-
-
-@dataclass(kw_only=True)
-class MultiLevelConfig(RecurrentConfig):
-    decay: float
-    fast_lr: float
-    inner_steps: int
-    nonlinearity: Nonlinearity
-    layer_norm: bool
-    integration_dropout: float
-
-
-@dataclass(kw_only=True)
-class ConvNetConfig(ModelConfig):
-    layers: int
-
-
-@dataclass(kw_only=True)
-class AssociativeLSTMConfig(RecurrentConfig):
-    copies: int
-    heads: int
-
-
-@dataclass(kw_only=True)
-class TrainerConfig:
-    """What every trainer has: how long, how fast, and how often it looks."""
-
-    name: str
-    max_updates: int
-    learning_rate: float
-    schedule: Schedule
-    warmup_updates: int
-    clip_norm: float | None
-    evaluate_every: int
-    log_every: int
-    patience: int | None
-
-    def __post_init__(self):
-        for name in ("max_updates", "evaluate_every", "log_every", "patience"):
-            if getattr(self, name) is not None:
-                _at_least(1, name, getattr(self, name))
-        _at_least(0, "warmup_updates", self.warmup_updates)
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 1e-3")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(
-                f"clip_norm must be positive, got {self.clip_norm}; null turns clipping off"
-            )
-
-
-@dataclass(kw_only=True)
-class SupervisedConfig(TrainerConfig):
-    batch_size: int
-    weight_decay: float
-    label_smoothing: float
-    average_decay: float | None
-    select_by: SelectBy
-    solved_loss: float | None
-    adversarial_norm: float = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        _at_least(1, "batch_size", self.batch_size)
-        for name in ("weight_decay", "adversarial_norm"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-        if self.average_decay is not None and not 0 <= self.average_decay < 1:
-            raise ValueError(
-                f"average_decay must be at least 0 and below 1, got {self.average_decay}; "
-                "null turns averaging off"
-            )
-
-
-@dataclass(kw_only=True)
-class ActorCriticConfig(TrainerConfig):
-    games: int
-    discount: float
-    n_steps: int | None
-    value_cost: float
-    entropy_cost: float
-    entropy_until: float | None
-    val_games: int
-    test_games: int
-    solved_reward: float | None
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("games", "n_steps", "val_games", "test_games"):
-            if getattr(self, name) is not None:
-                _at_least(1, name, getattr(self, name))
-        for name in ("discount", "entropy_until"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}")
-        for name in ("value_cost", "entropy_cost"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-
-
-@dataclass(kw_only=True)
-class A3CConfig(ActorCriticConfig):
-    workers: int
-
-    def __post_init__(self):
-        super().__post_init__()
-        _at_least(1, "workers", self.workers)
+TASKS = Registry("fwrnn.tasks", {
+    "assoc_retrieval": "fwrnn.tasks.schema:AssocRetrievalConfig",
+    "mnist_glimpses": "fwrnn.tasks.schema:MnistGlimpsesConfig",
+    "facial_expression": "fwrnn.tasks.schema:FacialExpressionConfig",
+    "catch": "fwrnn.tasks.schema:CatchConfig",
+})  # fmt: skip
+CORES = Registry("fwrnn.cores", {
+    "fast_weights": "fwrnn.models.schema:FastWeightsConfig",
+    "multilevel": "fwrnn.models.schema:MultiLevelConfig",
+    "lstm": "fwrnn.models.schema:LSTMConfig",
+    "rnn": "fwrnn.models.schema:RNNConfig",
+    "irnn": "fwrnn.models.schema:IRNNConfig",
+    "associative_lstm": "fwrnn.models.schema:AssociativeLSTMConfig",
+    "convnet": "fwrnn.models.schema:ConvNetConfig",
+})  # fmt: skip
+TRAINERS = Registry("fwrnn.trainers", {
+    "supervised": "fwrnn.learning.schema:SupervisedConfig",
+    "a2c": "fwrnn.learning.schema:ActorCriticConfig",
+    "a3c": "fwrnn.learning.schema:A3CConfig",
+})  # fmt: skip
+GROUPS = {"task": ("name", TASKS), "model": ("core", CORES), "trainer": ("name", TRAINERS)}
+"""Per group, the key that names the schema, and the schemas."""
 
 
 @dataclass
 class Config:
+    """A whole configuration. A group that was not read is None."""
+
     task: Any
     model: Any
     trainer: Any
     seed: int
     device: str
     threads: int | None
+    control: str = "none"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:
@@ -228,38 +58,147 @@ class Config:
             raise ValueError(
                 f"threads must lie in 1 … 1024, got {self.threads}; null leaves it to PyTorch"
             )
+        dropout = getattr(self.model, "input_dropout", 0)
+        if dropout and self.task is not None and self.task.shows != "images":
+            raise ValueError(
+                f"model.input_dropout is for pixels, which task {self.task.name} has not; set it "
+                "to 0"
+            )
 
 
-SCHEMAS: dict[str, tuple[str, dict[str, type]]] = {
-    "task": (
-        "name",
-        {
-            "assoc_retrieval": AssocRetrievalConfig,
-            "mnist_glimpses": MnistGlimpsesConfig,
-            "facial_expression": FacialExpressionConfig,
-            "catch": CatchConfig,
-        },
-    ),
-    "model": (
-        "core",
-        {
-            "fast_weights": FastWeightsConfig,
-            "multilevel": MultiLevelConfig,
-            "lstm": RecurrentConfig,
-            "rnn": RecurrentConfig,
-            "irnn": RecurrentConfig,
-            "associative_lstm": AssociativeLSTMConfig,
-            "convnet": ConvNetConfig,
-        },
-    ),
-    "trainer": (
-        "name",
-        {"supervised": SupervisedConfig, "a2c": ActorCriticConfig, "a3c": A3CConfig},
-    ),
-}
-"""Per group, the key that names the schema, and the schemas."""
+def network_label(model: str, control: str) -> str:
+    """A network's name in folders and words: fast_weights, or fast_weights_folded as a control."""
+    return model if control == "none" else f"{model}_{control}"
 
 
-def _at_least(least: int, name: str, value: int) -> None:
+def at_least(least: int, name: str, value: int) -> None:
+    """Raises ValueError when ``value`` of the key ``name`` is below ``least``."""
     if value < least:
         raise ValueError(f"{name} must be {least} or more, got {value}")
+
+
+def added_settings(config: object, base: type) -> dict[str, Any]:
+    """The settings, by name, that a configuration's class adds to those of ``base``."""
+    shared = keys_of(base)
+    return {name: value for name, value in vars(config).items() if name not in shared}
+
+
+def keys_of(schema: type) -> dict[str, Field]:
+    """The keys of a schema."""
+    return {field.name: field for field in fields(schema)}
+
+
+def known_keys() -> list[str]:
+    """Every key that ``fwrnn train`` knows, as one would write it on the command line."""
+    keys = [*keys_of(Config), "resume", "experiment"]
+    for group, (_, schemas) in GROUPS.items():
+        for schema in schemas.values():
+            keys += [f"{group}.{name}" for name in keys_of(schema)]
+    return keys
+
+
+def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(GROUPS)) -> Config:
+    """A checked ``Config`` from a composed or a saved configuration.
+
+    Groups other than ``groups`` are not looked at and None: to test a model it does not matter
+    how an earlier version trained it.
+
+    Raises:
+        UserError: a key that the schema lacks, a missing one, a value of a wrong type or out of
+            range, or a group set to null.
+    """
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0][:200]}") from error
+    assert isinstance(plain, dict)
+    for key in ("resume", "experiment", "trial"):
+        plain.pop(key, None)
+    schemas = {group: _schema_of(group, plain.get(group)) for group in groups}
+    _check_fit(schemas, plain)
+    for group in GROUPS:
+        given = plain.pop(group, None)
+        plain[group] = _read_group(group, schemas[group], given) if group in groups else None
+    return _typed("", Config, plain)
+
+
+def migrated(values: dict) -> dict:
+    """What was saved by an earlier version, as this one spells it."""
+    once = {
+        "rnn_layer_norm": "no_memory",
+        "fast_weights_folded": "folded",
+        "fast_weights_no_layer_norm": "no_layer_norm",
+    }
+    values, model, trainer = dict(values), values.get("model"), values.get("trainer")
+    if isinstance(model, dict) and model.get("name") in once:
+        values["control"] = once[model["name"]]
+        values["model"] = {**model, "name": "fast_weights"}
+    if isinstance(trainer, dict) and "warmup_updates" in trainer:  # before it was a share
+        share = trainer["warmup_updates"] / trainer["max_updates"]
+        rest = {key: value for key, value in trainer.items() if key != "warmup_updates"}
+        values["trainer"] = {**rest, "warmup": share}
+    return values
+
+
+def _schema_of(group: str, values: Any) -> type:
+    key, schemas = GROUPS[group]
+    if not isinstance(values, dict):
+        raise UserError(f"{group} needs an option, got {values!r}; see fwrnn train --help")
+    name = str(values.get(key))
+    if name not in schemas:
+        raise UserError(
+            f"unknown {group}.{key} '{name}'{suggestion(name, schemas)} Known: {', '.join(schemas)}"
+        )
+    return schemas[name]
+
+
+def _check_fit(schemas: dict[str, type], values: dict) -> None:
+    """Raises UserError when the model cannot see what the task shows, or the trainer not teach it.
+
+    Before anything else is read: what a task chooses for all models may be for none but those.
+    """
+    task, model, trainer = (schemas.get(group) for group in ("task", "model", "trainer"))
+    name = values["task"]["name"] if task else None
+    if task and model and task.shows not in model.takes:
+        tasks = [name for name, other in TASKS.items() if other.shows in model.takes]
+        models = [name for name, other in CORES.items() if task.shows in other.takes]
+        raise UserError(
+            f"model {values['model'].get('name')} looks at {' or '.join(model.takes)}, and task "
+            f"{name} shows {task.shows}; choose task={' or '.join(tasks)}, or "
+            f"model={' or '.join(models)}"
+        )
+    if task and trainer and task.kind != trainer.kind:
+        fitting = [name for name, other in TRAINERS.items() if other.kind == task.kind]
+        raise UserError(
+            f"trainer={values['trainer']['name']} is not for task {name}; choose "
+            f"trainer={' or '.join(fitting)}"
+        )
+
+
+def _read_group(group: str, schema: type, values: dict) -> Any:
+    key, schemas = GROUPS[group]
+    for field in (name for name in values if name not in keys_of(schema)):
+        takers = [name for name, other in schemas.items() if field in keys_of(other)]
+        if takers:
+            raise UserError(
+                f"{group}.{field} is not for {key} '{values[key]}'; choose "
+                f"{group}={' or '.join(takers)}, or another task or control"
+            )
+    return _typed(f"{group}.", schema, values)
+
+
+def _typed(prefix: str, schema: type, values: dict) -> Any:
+    """``schema(**values)`` with OmegaConf's conversions, and its complaints in one line."""
+    keys = keys_of(schema)
+    unknown = [key for key in values if key not in keys]
+    if unknown:
+        raise UserError(f"unknown key '{prefix}{unknown[0]}'{suggestion(unknown[0], keys)}")
+    missing = [k for k, field in keys.items() if k not in values and field.default is MISSING]
+    if missing:
+        raise UserError(f"the key '{prefix}{missing[0]}' is missing from the configuration")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise UserError(f"{prefix}{error}") from error

@@ -1,16 +1,51 @@
-"""Log messages that do not tear the progress bar."""
+"""Log messages: above the progress bar, and in a file."""
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from tqdm import tqdm
+
+PROGRESS = "fwrnn.progress"
+"""The logger of what a progress bar shows too: for files, and where there is no terminal."""
 
 
 class ProgressBarHandler(logging.Handler):
     """Writes to standard error through tqdm, which moves its bars out of the way."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == PROGRESS and sys.stderr.isatty():
+            return  # the bar shows it
         try:
             tqdm.write(self.format(record), file=sys.stderr)
         except Exception:
             self.handleError(record)
+
+
+@contextmanager
+def messages_to(handler: logging.Handler, form: str) -> Iterator[None]:
+    """While open, ``handler`` takes all messages, written as ``form`` says."""
+    handler.setFormatter(logging.Formatter(form))
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+def on_terminal():
+    """While open, messages go to standard error."""
+    return messages_to(ProgressBarHandler(), "%(message)s")
+
+
+def in_file(file: Path):
+    """While open, messages go into ``file`` too, with their times."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    return messages_to(handler, "[%(asctime)s][%(levelname)s] %(message)s")

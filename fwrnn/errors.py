@@ -5,7 +5,11 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what was asked for: exit status 2."""
+    """A mistake in what was asked for: exit status 2. ``shown``, whole lines, goes below it."""
+
+    def __init__(self, message: object = "", shown: str = ""):
+        super().__init__(message)
+        self.shown = shown
 
 
 class RunFailed(Exception):

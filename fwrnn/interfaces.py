@@ -8,7 +8,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
-    from typing_extensions import TypeIs
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,23 @@ class Examples(NamedTuple):
         return Examples(self.inputs.to(device), self.targets.to(device))
 
 
+class Line(NamedTuple):
+    """One of somebody's own examples: as it was written, as an input, and its answer if given."""
+
+    text: str
+    inputs: Tensor
+    target: int | None
+
+
 class SupervisedTask(Protocol):
     """A task with examples and answers.
 
     ``resample`` tells that the training examples differ in every epoch, and ``held_out`` that the
     validation examples are not among them, so that the best weights can be chosen by them.
     ``split`` makes a split, "train", "val" or "test"; the same arguments give the same examples.
+
+    A task on text may have ``decode(inputs)``, the text of an input, ``encode(text)``, the reverse,
+    which raises ValueError for what is none, and ``read_file(path)``, a list of ``Line``.
     """
 
     spec: TaskSpec
@@ -67,12 +77,6 @@ class SupervisedTask(Protocol):
     held_out: bool
 
     def split(self, name: str, epoch: int = 0) -> Examples: ...
-
-
-class SymbolTask(SupervisedTask, Protocol):
-    """A supervised task of symbols; ``decode`` writes a sequence of them, (T), as text."""
-
-    def decode(self, sequence: Tensor) -> str: ...
 
 
 class GameTask(Protocol):
@@ -93,13 +97,3 @@ class GameTask(Protocol):
 
 
 Task = SupervisedTask | GameTask
-
-
-def is_game(task: Task) -> "TypeIs[GameTask]":
-    """Whether the task is played; others have examples."""
-    return isinstance(task.spec.inputs, Screens)
-
-
-def has_symbols(task: Task) -> "TypeIs[SymbolTask]":
-    """Whether the task has examples that are sequences of symbols."""
-    return isinstance(task.spec.inputs, Symbols)

@@ -9,8 +9,8 @@ import argparse
 
 import torch
 
-from fwrnn.commands.assembly import load_run
-from fwrnn.reports.memory import MemoryPicture
+from fwrnn.learning.assembly import load_run
+from fwrnn.learning.supervised.memory import MemoryPicture
 from fwrnn.tasks.assoc_retrieval import encode
 
 

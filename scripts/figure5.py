@@ -52,11 +52,11 @@ def read_runs(folder: Path) -> dict[tuple[int, str], list[dict]]:
     """Metrics, curve and settings of every finished run, by screen size and model."""
     runs: dict[tuple[int, str], list[dict]] = {}
     for path in sorted(folder.glob("*/seed*/metrics.json")):
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
         config = OmegaConf.load(path.with_name("config.yaml"))
         run["size"] = config.task.size
         run["searched"] = {key: OmegaConf.select(config, key) for key in SEARCHED}
-        with path.with_name("curve.csv").open() as file:
+        with path.with_name("curve.csv").open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         run["curve"] = np.array([[float(r["frames"]), float(r["val_reward"])] for r in rows]).T
         runs.setdefault((run["size"], run["model"]), []).append(run)
@@ -157,7 +157,7 @@ def draw_band(axes, curves: list[np.ndarray], model: str) -> None:
 
 
 def draw_published(axes, path: Path) -> None:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     for model, colour in COLOURS.items():
         points = [

@@ -39,7 +39,7 @@ def main() -> None:
     table = parser.parse_args().table
     cells: dict[tuple[str, int], list[dict]] = {}
     for path in sorted((RUNS / table).glob("*/seed*/metrics.json")):
-        metrics = json.loads(path.read_text())
+        metrics = json.loads(path.read_text(encoding="utf-8"))
         cells.setdefault((metrics["model"], metrics["hidden_size"]), []).append(metrics)
     published = PUBLISHED[table]
     order = [*published, *sorted({model for model, _ in cells} - set(published))]

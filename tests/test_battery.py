@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fwrnn.benchmarks import battery
+from fwrnn.benchmarks.battery import markdown
 from fwrnn.cli import main
-from fwrnn.reports.battery import markdown
 
 
 @pytest.mark.parametrize("name", battery.TASKS)

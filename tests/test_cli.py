@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fwrnn import __version__
-from fwrnn.cli import main
+from fwrnn.cli import is_shared, main
 from fwrnn.commands.train import train
 from tests.commands.compose import compose
 from tests.conftest import TINY
@@ -90,8 +90,8 @@ def one_line(capsys) -> str:
     (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
     (["evaluate", "nowhere", "--splt"], ["--splt"]),
     (["evaluate", "."], ["is not a run"]),
-    (["train", "model=multilevel"], ["'multilevel' looks at images", "task=mnist_glimpses"]),
-    (["train", "model=convnet"], ["'convnet' looks at images", "task=mnist_glimpses"]),
+    (["train", "model=multilevel"], ["multilevel looks at images", "task=mnist_glimpses"]),
+    (["train", "model=convnet"], ["convnet looks at images", "task=mnist_glimpses"]),
     (["train", "model.head_dropout=1"], ["model.head_dropout must lie in [0, 1), got 1"]),
     (["train", "model.input_dropout=0.1"], ["model.input_dropout is for pixels"]),
     (["train", "trainer.weight_decay=-1"], ["trainer.weight_decay must be 0 or more, got -1"]),
@@ -101,6 +101,14 @@ def one_line(capsys) -> str:
     (["train", "task=mnist_glimpses", "task.data_dir=.", "task.shift=-1"], ["MNIST", "digits"]),
     (["train", "task=facial_expression", "task.layout=multi_pie"], ["data_dir", "synthetic"]),
     (["train", "task=facial_expression", "task.layout=folders", "task.data_dir=."], ["image"]),
+    (["ask"], ["QUESTION", "fwrnn ask --help"]),
+    (["ask", "a1??a", "--run", "nowhere"], ["no run at 'nowhere'", "retrieval"]),
+    (["ask", "a1??a", "--png", "."], ["--png needs the name of a file", "'.'"]),
+    (["evaluate", "retrieval", "--pairs", "0-3"], ["--pairs", "from 1 to 26", "'0-3'"]),
+    (["evaluate", "retrieval", "--pairs", "27"], ["--pairs", "from 1 to 26", "'27'"]),
+    (["evaluate", "retrieval", "--pairs", "8-4"], ["--pairs", "less to more", "'8-4'"]),
+    (["evaluate", "retrieval", "--pairs", "4", "--data", "x"], ["--data does not go with --pairs"]),
+    (["evaluate", "retrieval", "--examples", "4"], ["--examples goes with --pairs"]),
     (["bench", "--fast"], ["unrecognized arguments: --fast", "fwrnn bench --help"]),
     (["bench", "--threads", "0"], ["--threads must lie in 1 … 1024, got 0"]),
     (["bench", "--threads", "x"], ["--threads", "'x'", "fwrnn bench --help"]),
@@ -233,7 +241,15 @@ def test_broken_configuration_is_one_line_and_status_2(run, capsys, text):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"], ["bench", "--help"]]
+    "words",
+    [
+        [],
+        ["--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["bench", "--help"],
+        ["ask", "--help"],
+    ],
 )
 def test_help_reads_well_and_does_not_import_torch(words):
     program = "import sys; from fwrnn.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit:"
@@ -248,6 +264,21 @@ def test_help_reads_well_and_does_not_import_torch(words):
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fwrnn {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "text, shared",
+    [
+        ("0.70 0.43 0.88 3/93 30897\n", True),
+        ("0.70 0.43 0.88 1/93 30897\n", False),
+        ("0.70\n", False),
+        (None, False),
+    ],
+)
+def test_others_at_work_are_noticed(text, shared, tmp_path):
+    if text is not None:
+        (tmp_path / "loadavg").write_text(text)
+    assert is_shared(tmp_path / "loadavg") is shared
 
 
 def test_closed_pipe_is_quiet():

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from fwrnn import __version__
+from fwrnn.machine import processor
 
 _SELF = Path("/proc/self")
 
@@ -28,7 +28,7 @@ class Peak(NamedTuple):
 def describe(device: torch.device) -> dict:
     """The machine in a flat dictionary; what cannot be found out is None."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -42,19 +42,6 @@ def describe(device: torch.device) -> dict:
         "fwrnn": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _cpu_model() -> str | None:
-    try:
-        if platform.system() == "Darwin":
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return platform.processor() or None
 
 
 def _cores() -> int | None:
@@ -104,7 +91,7 @@ def measure_peak(run: Callable[[], object], device: torch.device) -> Peak | None
 def _reset_high_water_mark() -> bool:
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        (_SELF / "clear_refs").write_text("5")
+        (_SELF / "clear_refs").write_text("5", encoding="ascii")
     except (AttributeError, OSError, TypeError):  # not Linux, another libc, or a sandbox
         return False
     return _kilobytes(_SELF / "status", "VmHWM") is not None
@@ -113,7 +100,7 @@ def _reset_high_water_mark() -> bool:
 def _kilobytes(file: Path, field: str) -> int | None:
     """The field of a file of /proc such as "VmRSS:  1234 kB", in bytes."""
     try:
-        for line in file.read_text().splitlines():
+        for line in file.read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{field}:"):
                 return 1024 * int(line.split()[1])
     except OSError:

@@ -1,1 +1,11 @@
 """One file per command; ``fwrnn.cli`` finds them."""
+
+COMMANDS = {
+    "train": "train a model on a task: fwrnn train task=assoc_retrieval",
+    "sweep": "what became of a sweep's jobs, and going on: fwrnn sweep resume FOLDER",
+    "evaluate": "test a trained model again, or on your own data: fwrnn evaluate RUN",
+    "ask": "a trained network, and see what it attends to: fwrnn ask 'c9k8j3f1??c'",
+    "battery": "does the layer learn wherever torch.nn.RNN does: fwrnn battery",
+    "bench": "how fast the layer is on this machine, beside torch.nn's: fwrnn bench",
+    "completion": "what makes Tab complete all of this: fwrnn completion bash",
+}

@@ -45,8 +45,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from fwrnn.benchmarks import battery
-    from fwrnn.reports.battery import markdown
-    from fwrnn.training.run_folder import write_whole
+    from fwrnn.learning.run_folder import write_whole
 
     for names, known, option in (
         (options.task or (), battery.TASKS, "--task"),
@@ -65,8 +64,8 @@ def main(argv: list[str]) -> int:
     folder = Path(options.output)
     results = train(wanted, folder / "battery.jsonl", options.jobs)
     cells = battery.cells(results)
-    print(json.dumps(cells) if options.json else markdown(cells), flush=True)
-    write_whole(folder / "battery.md", (markdown(cells) + "\n").encode())
+    print(json.dumps(cells) if options.json else battery.markdown(cells), flush=True)
+    write_whole(folder / "battery.md", (battery.markdown(cells) + "\n").encode())
     return 0
 
 
@@ -80,8 +79,8 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     from torch import multiprocessing
 
     from fwrnn.benchmarks import battery
-    from fwrnn.reports.results import commit
-    from fwrnn.training.run_folder import write_whole
+    from fwrnn.learning.record import commit
+    from fwrnn.learning.run_folder import write_whole
 
     names = [field.name for field in fields(battery.Trial)]
     known = {tuple(result[name] for name in names): result for result in read(file)}
@@ -92,7 +91,7 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     context = multiprocessing.get_context("spawn")
     with (
         tqdm(total=len(trials), initial=len(trials) - len(missing), disable=None) as bar,
-        file.open("a") as kept,
+        file.open("a", encoding="utf-8") as kept,
         # Ctrl-C is for this process alone, which then ends the others.
         context.Pool(
             min(jobs, len(missing)) or 1, signal.signal, (signal.SIGINT, signal.SIG_IGN)
@@ -111,7 +110,7 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
 def read(file: Path) -> list[dict]:
     """The results in ``file``, which need not exist."""
     results = []
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             results.append(json.loads(line))
         except ValueError:

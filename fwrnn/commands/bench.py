@@ -81,8 +81,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     check(options)
 
-    from fwrnn.benchmarks import suites
-    from fwrnn.reports import speed
+    from fwrnn.benchmarks import speed, suites
 
     plan = suites.FULL if options.full else suites.QUICK
     result = bench(plan, options.device, options.threads, options.seed)
@@ -124,8 +123,8 @@ def bench(
     import torch
 
     from fwrnn.benchmarks import machine, suites
-    from fwrnn.commands.assembly import choose_device, keep_freed_memory
-    from fwrnn.reports.results import commit
+    from fwrnn.learning.assembly import choose_device, keep_freed_memory
+    from fwrnn.learning.record import commit
 
     where = choose_device(device)
     keep_freed_memory()  # as training does
@@ -196,17 +195,14 @@ def trainer_of(model: str, device, seed: int, overrides: tuple):
     Raises:
         UserError: the task and the model do not go together.
     """
-    from fwrnn.commands.assembly import assemble
     from fwrnn.commands.composition import compose_config
-    from fwrnn.interfaces import is_game
-    from fwrnn.training.run_folder import RunFolder
-    from fwrnn.training.supervised import SupervisedTrainer
+    from fwrnn.learning.assembly import assemble
+    from fwrnn.learning.run_folder import RunFolder
 
     choices = (f"model={model}", "task=assoc_retrieval", f"device={device}", f"seed={seed}")
-    config, task, network, where = assemble(compose_config(*choices, *overrides))
-    assert not is_game(task)  # it is the one chosen above
+    config, _, task, network, where = assemble(compose_config(*choices, *overrides))
     nowhere = RunFolder(os.devnull)  # nothing is saved
-    return SupervisedTrainer(network, task, config.trainer, seed, where, nowhere), config
+    return config.trainer.build(network, task, seed, where, nowhere), config
 
 
 MEASURED = "steps", "small", "cells", "one_thread", "growth", "share", "updates"
@@ -231,8 +227,8 @@ def warnings(result: dict) -> list[str]:
 
 def write(result: dict, folder: Path) -> list[str]:
     """Write the three files, each whole or not at all; returns their names."""
-    from fwrnn.reports import speed
-    from fwrnn.training.run_folder import write_whole
+    from fwrnn.benchmarks import speed
+    from fwrnn.learning.run_folder import write_whole
 
     contents = {
         "bench.json": (json.dumps(result, indent=1) + "\n").encode(),

@@ -1,24 +1,30 @@
-"""From a command line to a checked configuration: Hydra, and its errors in one line each."""
+"""From a command line to a configuration, by Hydra: nothing else here knows it."""
 
-import logging
+import hashlib
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import MISSING
+from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fwrnn.config import SCHEMAS, Config
+from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
 from fwrnn.errors import UserError, suggestion
+from fwrnn.registry import brought_configurations
 
-log = logging.getLogger("fwrnn")
-
+_EXTRAS = {
+    "optuna": "search",
+    "joblib": "cores",
+    "submitit_slurm": "slurm",
+    "submitit_local": "slurm",
+}
 _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
 
@@ -48,8 +54,25 @@ def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
     raise ValueError(f"draw knows uniform, loguniform and choice, got '{kind}'")
 
 
+def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
+    """``${run_name:…}``: a folder's name, which says in what a run differs from the defaults."""
+    named = {"model", "control", "model.hidden_size", "seed", "experiment", "threads", "device"}
+    pairs = [word.partition("=") for word in overrides]
+    parts = [f"{label}-{units}"]
+    for key, _, value in pairs:
+        if key.lstrip("+") not in named and not key.endswith("_dir"):
+            short = "" if key == "task" else f"{key.rpartition('.')[2].lstrip('+')}="
+            parts.append(short + re.sub(r"[^\w.=+-]+", "-", value))
+    name = "_".join([*parts, f"seed{seed}"])
+    if len(name) > 160:  # as much as file systems take, and TensorBoard shows
+        name = f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
 OmegaConf.register_new_resolver("by", _by, replace=True)
 OmegaConf.register_new_resolver("draw", _draw, replace=True)
+OmegaConf.register_new_resolver("label", network_label, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def conf_dir() -> Path:
@@ -59,41 +82,38 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def default_help() -> str:
-    """The help for the default choices, from the files as they are, with their comments.
+class Job(NamedTuple):
+    """What Hydra made of one job.
 
-    Hydra's own, which takes overrides into account, spends half a second on listing the groups.
+    ``chosen`` tells that somebody, or an experiment, chose the folder; ``sweep`` is the folder of
+    the sweep that it is of, ``overrides`` what makes it this job; ``among_others`` that others run
+    on the same processors.
     """
-    conf = conf_dir()
-    words = OmegaConf.load(conf / "hydra" / "help" / "fwrnn.yaml")
-    parts = [words.header, "Choose one of each group with GROUP=OPTION:\n"]
-    for group in (*SCHEMAS, "experiment"):
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        parts.append(f"  {group}: {', '.join(options)}")
-    parts.append("\nChange any key with KEY=VALUE; several values with -m (a sweep). By default:\n")
-    defaults = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml").defaults)
-    assert isinstance(defaults, list)
-    chosen = {k: v for entry in defaults if isinstance(entry, dict) for k, v in entry.items()}
-    for group in SCHEMAS:
-        option = chosen[group]
-        text = (conf / group / f"{option}.yaml").read_text().strip()
-        for shared in ("network", "head"):
-            named = rf"defaults:\n  - /?{shared}(@_here_)?\n  - _self_"
-            text = re.sub(named, (conf / f"{shared}.yaml").read_text().strip(), text)
-        parts.append(f"{group}:\n" + "\n".join(f"  {line}" for line in text.splitlines()))
-    top = (conf / "config.yaml").read_text()
-    parts.append(top[top.index("seed:") : top.index("hydra:\n")].strip() + "\n")
-    return "\n".join([*parts, words.footer]).rstrip()
+
+    config: DictConfig
+    folder: Path
+    overrides: list[str]
+    chosen: bool
+    sweep: Path | None
+    among_others: bool
 
 
-def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list[str]) -> None:
-    """Compose a configuration from ``argv`` and call ``job`` with it, or once per job of a sweep.
+def sweep_begins(folder: Path) -> None:
+    """What Hydra is to call with the folder of a sweep; ``run_with_hydra`` exchanges it."""
 
-    ``job`` gets the configuration, the folder that Hydra made for it, and the overrides.
+
+def run_with_hydra(
+    work: Callable[[Job], Any],
+    argv: list[str],
+    begin: Callable[[Path], None] = sweep_begins,
+) -> None:
+    """Compose a configuration from ``argv`` and call ``work``, once per job if it is a sweep.
+
+    ``begin`` gets the folder of a sweep before its first job.
 
     Raises:
         UserError: the command line or a configuration is wrong.
-        Exception: what ``job`` raised; in a sweep the first, once all of its jobs have run.
+        Exception: what ``work`` raised, in a run that is not of a sweep.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     import hydra
@@ -101,21 +121,29 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
+    _find_brought_configurations()
+    globals()["sweep_begins"] = begin
     failures: list[Exception] = []
 
     def guarded(config: DictConfig) -> Any:
-        # Hydra would print the overrides of a failed job before the error gets here.
         now = HydraConfig.get()
-        folder = Path(os.path.relpath(now.runtime.output_dir))
+        swept = now.mode == RunMode.MULTIRUN
+        job = Job(
+            config,
+            Path(os.path.relpath(now.runtime.output_dir)),
+            list(now.overrides.task),
+            any(w.startswith("hydra.run.dir=") for w in now.overrides.hydra)
+            or now.runtime.choices.get("experiment") is not None,
+            Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
+            "joblib" in now.launcher._target_,
+        )
         try:
-            overrides = OmegaConf.to_container(now.overrides.task)  # as written
-            assert isinstance(overrides, list)
-            return job(config, folder, overrides)
-        except Exception as error:
-            if now.mode == RunMode.MULTIRUN:
-                log.error(f"{folder}: {error}")
+            return work(job)
+        except Exception as error:  # Hydra would print the overrides before the error gets here
+            if swept:
+                raise
             failures.append(error)
-            return float("nan")
+            return None
 
     sys.argv = ["fwrnn train", *_checked(argv)]
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
@@ -127,18 +155,148 @@ def run_with_hydra(job: Callable[[DictConfig, Path, list[str]], Any], argv: list
         raise failures[0]
 
 
+def planned(argv: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep over a grid; [] where only Hydra can tell."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if any(word.startswith("hydra/sweeper=") for word in argv):
+        return []
+    words = [word for word in _checked(argv) if word[0] != "-" and not word.startswith("hydra")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    except Exception:  # a glob, or what is wrong and said so later
+        return []
+    return [list(job) for job in jobs]
+
+
 def compose_config(*overrides: str) -> Config:
     """The checked configuration that ``fwrnn train`` would run with these overrides.
 
     Raises:
         UserError: an override or a configuration is wrong.
     """
+    return read_config(_composed(overrides))
+
+
+def changed(saved: dict, argv: list[str]) -> dict:
+    """A saved configuration with the settings of ``argv`` in the place of its own.
+
+    Raises:
+        UserError: a word is no setting, or its key is not in the configuration.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    config = OmegaConf.create(saved)
+    for word in _checked(argv):
+        try:
+            override = OverridesParser.create().parse_override(word)
+            if override.is_delete() or override.is_sweep_override():
+                raise UserError(f"'{word}' is not one value; resume takes KEY=VALUE")
+            key = override.key_or_group
+            if OmegaConf.select(config, key, default=MISSING) is MISSING:
+                keys = [k for k in known_keys() if OmegaConf.select(config, k) is not None]
+                raise UserError(f"unknown key '{key}' of this run{suggestion(key, keys)}")
+            OmegaConf.update(config, key, override.value())
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain(error)) from error
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    return values
+
+
+def help_text(argv: list[str]) -> str:
+    """What ``fwrnn train`` takes, and what it would run with ``argv``, each key explained."""
+    config = _composed([word for word in _checked(argv) if word[0] != "-"], with_hydra=True)
+    chosen = config.hydra.runtime.choices
+    lines = [HEADER, "Choose one of each group with GROUP=OPTION:", ""]
+    lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
+    lines += ["", "Change any key with KEY=VALUE; several values with -m (a sweep):", ""]
+    for group in GROUPS:
+        comments, title = _comments(f"{group}/{chosen[group]}")
+        lines += [f"{group}: {chosen[group]}", *(f"  # {line}" for line in title)]
+        lines += [f"  {line}" for line in _explained(config[group], comments)] + [""]
+    comments, _ = _comments("config")
+    top = {key: config[key] for key in ("seed", "device", "threads", "resume", "control")}
+    return "\n".join([*lines, *_explained(OmegaConf.create(top), comments), "", FOOTER])
+
+
+def group_options() -> dict[str, list[str]]:
+    """What can be chosen of each group, brought by other packages too."""
+    found = {}
+    for group in (*GROUPS, "control", "experiment"):
+        folders = (folder / group for folder in _conf_dirs())
+        found[group] = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return found
+
+
+HEADER = """\
+fwrnn train: train a model on a task, test it once, and log to TensorBoard.
+"""
+FOOTER = """\
+Examples:
+  fwrnn train task=assoc_retrieval
+  fwrnn train model=lstm model.hidden_size=100 seed=1
+  fwrnn train task=mnist_glimpses model.hidden_size=200
+  fwrnn train -m control=none,no_memory,folded seed=0,1
+  fwrnn train resume=outputs/runs/RUN
+
+More: --help task=catch (what it takes), --cfg job (the configuration, without running it),
+--hydra-help (Hydra's own options)"""
+
+
+def _explained(values: DictConfig, comments: dict[str, str]) -> list[str]:
+    """A line of YAML for every key, with its comment behind it."""
+    rows = OmegaConf.to_yaml(values, resolve=True).splitlines()
+    width = max(len(row) for row in rows if len(row) < 40)
+    keys = (row.partition(":")[0] for row in rows)
+    return [
+        f"{row:<{width}}   # {comments[key]}" if key in comments else row
+        for row, key in zip(rows, keys, strict=True)
+    ]
+
+
+def _comments(name: str) -> tuple[dict[str, str], list[str]]:
+    """What a configuration's file, and those that it is made from, say of each key and at first."""
+    path = next(path for folder in _conf_dirs() if (path := folder / f"{name}.yaml").is_file())
+    text, comments = path.read_text(encoding="utf-8"), {}
+    for shared in re.findall(r"^  - /?([\w/]+)@_here_$", text, re.M):
+        comments |= _comments(shared)[0]
+    comments |= dict(re.findall(r"^(\w+):.*?\s# ?(.*)$", text, re.M))
+    title = re.match(r"(?:#.*\n)*", text)
+    assert title is not None  # which may be empty
+    return comments, re.findall(r"^# ?(?!@)(.+)$", title.group(), re.M)
+
+
+def _conf_dirs() -> tuple[Path, ...]:
+    return conf_dir(), *brought_configurations()
+
+
+@cache
+def _find_brought_configurations() -> None:
+    """Have Hydra look for options in the packages that bring some."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class Brought(SearchPathPlugin):
+        def manipulate_search_path(self, search_path) -> None:
+            for folder in brought_configurations():
+                search_path.append("fwrnn", f"file://{folder}")
+
+    Plugins.instance().register(Brought)
+
+
+def _composed(overrides, with_hydra: bool = False) -> DictConfig:
+    """What Hydra composes; if asked for, its own settings among it."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
+    _find_brought_configurations()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return read_config(compose("config", list(overrides)))
+            return compose("config", list(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
 
@@ -151,20 +309,25 @@ def _checked(argv: list[str]) -> list[str]:
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
-            overrides.append(word)
+            overrides.append(_path_as_written(word))
             continue
         options.append(word)
         if word in _TAKING and rest and "=" not in rest[0] and not rest[0].startswith("-"):
             options.append(rest.pop(0))
         elif word in _TAKING and word not in ("-i", "--info"):
             raise UserError(f"option {word} needs a value; see fwrnn train --hydra-help")
+    if any(
+        word.lstrip("-").partition("=")[0] in ("sc", "shell-completion", "shell_completion")
+        for word in options
+    ):
+        raise UserError("Tab completion is had by: fwrnn completion bash (or zsh, or fish)")
     parser = get_args_parser()
     parser.error = _refuse  # one line instead of argparse's usage
     parser.parse_args(options)
     for word in overrides:
         key, assigned, value = word.partition("=")
         removed = key.startswith("~")
-        if key.lstrip("~") in SCHEMAS and (removed or value in ("", "null")):
+        if key.lstrip("~") in GROUPS and (removed or value in ("", "null")):
             group = key.lstrip("~")
             raise UserError(f"{group} needs an option, got '{word}'; see fwrnn train --help")
         if not key or not (assigned or removed):
@@ -186,6 +349,9 @@ def explain(error: Exception) -> str:
         group = (error.missing_cfg_file or "").rpartition("/")
         wrong, group = group[2], group[0].lstrip("/")
         options = [option for option in error.options if option != "config"]
+        extra = _EXTRAS.get(wrong)
+        if extra:
+            return f"{group}={wrong} needs: pip install 'fwrnn[{extra}]'"
         return (
             f"unknown {group} '{wrong}'{suggestion(wrong, options)} Options: {', '.join(options)}"
         )
@@ -208,70 +374,13 @@ def _quoted_after(start: str, text: str) -> str | None:
     return rest.split("'")[0] if found else None
 
 
-def known_keys() -> list[str]:
-    """Every key that ``fwrnn train`` knows, as one would write it on the command line."""
-    keys = list(Config.__dataclass_fields__) + ["resume", "experiment"]
-    for group, (_, schemas) in SCHEMAS.items():
-        for schema in schemas.values():
-            keys += [f"{group}.{name}" for name in schema.__dataclass_fields__]
-    return keys
-
-
-def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(SCHEMAS)) -> Config:
-    """A checked ``Config`` from a composed or a saved configuration.
-
-    Groups other than ``groups`` are not looked at and None: to test a model it does not matter
-    how an earlier version trained it.
-
-    Raises:
-        UserError: a key that the schema lacks, a missing one, a value of a wrong type or out of
-            range, or a group set to null.
-    """
-    try:
-        plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0][:200]}") from error
-    assert isinstance(plain, dict)
-    for key in ("resume", "experiment", "trial"):
-        plain.pop(key, None)
-    for group in SCHEMAS:
-        given = plain.pop(group, None)
-        plain[group] = _read_group(group, given) if group in groups else None
-    return _typed("", Config, plain)
-
-
-def _read_group(group: str, values: Any) -> Any:
-    key, schemas = SCHEMAS[group]
-    if not isinstance(values, dict):
-        raise UserError(f"{group} needs an option, got {values!r}; see fwrnn train --help")
-    name = values.get(key)
-    if name not in schemas:
-        raise UserError(
-            f"unknown {group}.{key} '{name}'{suggestion(str(name), schemas)} "
-            f"Known: {', '.join(schemas)}"
-        )
-    for field in values:
-        takers = [n for n, schema in schemas.items() if field in schema.__dataclass_fields__]
-        if takers and name not in takers:
-            raise UserError(
-                f"{group}.{field} is not for {key} '{name}'; choose "
-                f"{group}={' or '.join(takers)}, or another task"
-            )
-    return _typed(f"{group}.", schemas[name], values)
-
-
-def _typed(prefix: str, schema: type, values: dict) -> Any:
-    """``schema(**values)`` with OmegaConf's conversions, and its complaints in one line."""
-    fields = schema.__dataclass_fields__
-    unknown = [key for key in values if key not in fields]
-    if unknown:
-        raise UserError(f"unknown key '{prefix}{unknown[0]}'{suggestion(unknown[0], fields)}")
-    missing = [k for k, field in fields.items() if k not in values and field.default is MISSING]
-    if missing:
-        raise UserError(f"the key '{prefix}{missing[0]}' is missing from the configuration")
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from error
-    except ValueError as error:
-        raise UserError(f"{prefix}{error}") from error
+def _path_as_written(word: str) -> str:
+    """A setting of a path, quoted where Hydra's grammar would read more into it than a path."""
+    key, _, value = word.partition("=")
+    if not key.endswith(("_dir", ".dir")) or not value or value[0] in "'\"":
+        return word
+    path = str(Path(value).expanduser()) if value.startswith("~/") else value
+    if re.fullmatch(r"[\w./-]*", path, re.ASCII):
+        return f"{key}={path}"
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"

@@ -1,9 +1,14 @@
 """``fwrnn evaluate RUN``: rebuild a trained model from its folder and test it."""
 
 import json
+from typing import TYPE_CHECKING
 
+from fwrnn.commands import pairs
 from fwrnn.commands.arguments import Parser, positive
 from fwrnn.errors import UserError
+
+if TYPE_CHECKING:
+    from fwrnn.learning.kinds import Question
 
 
 def parser() -> Parser:
@@ -11,7 +16,11 @@ def parser() -> Parser:
         prog="fwrnn evaluate",
         description="Test the best weights of a run, and compare with what it recorded.",
     )
-    parser.add_argument("run", metavar="RUN", help="a folder that fwrnn train wrote")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        help="a folder that fwrnn train wrote; or retrieval, the network that ships",
+    )
     examples = parser.add_mutually_exclusive_group()
     examples.add_argument(
         "--split", choices=["test", "val", "train"], default="test", help="default: test"
@@ -19,7 +28,20 @@ def parser() -> Parser:
     examples.add_argument(
         "--data",
         metavar="FILE",
-        help="your own examples instead: lines such as c9k8j3f1??c<TAB>9",
+        help="your own examples instead, - for standard input: lines such as c9k8j3f1??c<TAB>9; "
+        "those without an answer get the model's",
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="N",
+        type=pairs.numbers,
+        help="associative retrieval with so many pairs, each in turn: 4, 1,8,16 or 1-26",
+    )
+    parser.add_argument(
+        "--examples",
+        metavar="N",
+        type=positive,
+        help="of each number of pairs; default: as many as the run's split has",
     )
     parser.add_argument(
         "--data-dir",
@@ -40,15 +62,29 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Parse, test, print."""
     options = parser().parse_args(argv)
-    result = evaluate_run(
-        options.run,
-        options.split,
-        options.data,
-        options.device,
-        options.data_dir,
-        options.games,
+    if options.pairs:
+        return _over_pairs(options)
+    if options.examples:
+        raise UserError("--examples goes with --pairs; see fwrnn evaluate --help")
+    from fwrnn.learning.kinds import Question
+
+    question = Question(options.split, options.data, options.games)
+    result, words = _evaluated(options.run, question, options.device, options.data_dir)
+    print(json.dumps(result) if options.json else words)
+    return 0
+
+
+def _over_pairs(options) -> int:
+    for name in ("data", "data_dir", "games"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} does not go with --pairs: leave one out")
+    rows = pairs.evaluate_pairs(
+        options.run, options.pairs, options.split, options.examples, options.device
     )
-    print(json.dumps(result) if options.json else summary(result))
+    if options.json:
+        print(json.dumps(list(rows)))
+    else:
+        pairs.print_rows(rows)
     return 0
 
 
@@ -62,107 +98,56 @@ def evaluate_run(
 ) -> dict:
     """The score of a run's best weights on a split, or on a file of examples.
 
-    Returns a flat dictionary with ``error`` (a fraction), ``loss`` (nats), ``wrong`` and
-    ``examples``; of a game with ``reward``, its 95 % interval ``reward_low`` to ``reward_high``,
-    ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow where the run
-    recorded this number.
+    Returns a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
+    (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
+    these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
+    to ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
+    where the run recorded this number.
 
     Raises:
         UserError: no such run, a broken checkpoint, or a file that cannot be read.
     """
-    from fwrnn.commands.assembly import load_run
-    from fwrnn.interfaces import is_game
-    from fwrnn.training.run_folder import RunFolder
+    from fwrnn.learning.kinds import Question
 
-    (config, task, model, where), update = load_run(run, device, data_dir)
-    played = is_game(task)
-    if played and data is not None:
-        raise UserError(f"--data is for examples; {config.task.name} is played")
-    if not played and games is not None:
-        raise UserError(f"--games is for games; {config.task.name} has examples")
-    recorded = RunFolder(run).read_metrics()
-    if played:
-        name, found = "reward", play_games(task, model, where, split, games, recorded)
-    else:
-        name, found = "error", test_examples(task, model, where, split, data)
-    same = data is None and games in (None, recorded.get(f"{split}_games"))
-    known = recorded.get(f"{split}_{name}") if same else None
-    return {
+    return _evaluated(run, Question(split, data, games), device, data_dir)[0]
+
+
+def _evaluated(
+    run: str, question: "Question", device: str | None, data_dir: str | None
+) -> tuple[dict, str]:
+    """The result, and a line or two about it for people."""
+    from fwrnn.learning.assembly import load_run
+    from fwrnn.learning.record import label
+    from fwrnn.learning.run_folder import RunFolder
+    from fwrnn.learning.shipped import place_of
+
+    (config, kind, task, model, where), update = load_run(run, device, data_dir)
+    recorded, split = RunFolder(place_of(run)).read_metrics(), question.split
+    outcome = kind.test(task, model, where, question, recorded)
+    same = question.file is None and question.games in (None, recorded.get(f"{split}_games"))
+    known = recorded.get(f"{split}_{kind.score}") if same else None
+    data = split if question.file is None else question.file
+    data = "standard input" if data == "-" else data
+    result = {
         "run": str(run),
         "model": config.model.name,
+        "control": config.control,
         "hidden_size": config.model.hidden_size,
         "task": config.task.name,
-        "data": split if data is None else data,
-        **found,
+        "data": data,
+        **outcome.measured,
         "best_update": update,
-        **({} if known is None else {f"recorded_{name}": known}),
-        **({} if known is None else {"reproduced": known == found[name]}),
     }
+    words = f"{label(config)} on {data}: {outcome.words}" if outcome.words else ""
+    words = "\n".join([*outcome.lines, *filter(None, [words])])
+    if known is not None:
+        reproduced = known == outcome.measured[kind.score]
+        result |= {f"recorded_{kind.score}": known, "reproduced": reproduced}
+        words += "\n" + ("as recorded, exactly" if reproduced else DIFFERS.format(known))
+    return result, words
 
 
-def test_examples(task, model, device, split: str, data: str | None) -> dict:
-    from fwrnn.training.evaluation import evaluate
-
-    groups = [task.split(split)] if data is None else read_examples(task, data)
-    score = evaluate(model, *(group.to(device) for group in groups))
-    return {
-        "error": score.error,
-        "loss": score.loss,
-        "wrong": score.wrong,
-        "examples": score.count,
-    }
-
-
-def play_games(task, model, device, split: str, games: int | None, recorded: dict) -> dict:
-    from fwrnn.training.games import evaluate_play
-
-    count = games or recorded.get(f"{split}_games", 1000)
-    result = evaluate_play(model, task, split, count, device)
-    return {
-        "reward": result.reward,
-        "reward_low": result.low,
-        "reward_high": result.high,
-        "won": result.won,
-        "games": result.games,
-    }
-
-
-def read_examples(task, path: str) -> list:
-    """The examples of a file, in the task's own format."""
-    if not hasattr(task, "read_file"):
-        raise UserError(
-            "--data is for tasks on text; for images give the folder of a data set by --data-dir"
-        )
-    try:
-        return task.read_file(path)
-    except ValueError as error:
-        raise UserError(error) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def summary(result: dict) -> str:
-    """The result in a line or two for people."""
-    text = f"{result['model']}-{result['hidden_size']} on {result['data']}: "
-    if "reward" in result:
-        text += (
-            f"reward {result['reward']:.3f} (95 %: {result['reward_low']:.3f} to "
-            f"{result['reward_high']:.3f}), {100 * result['won']:.1f} % of {result['games']:,} "
-            "games won"
-        )
-    else:
-        text += (
-            f"error {100 * result['error']:.2f} % ({result['wrong']:,} of {result['examples']:,}), "
-            f"loss {result['loss']:.4f}"
-        )
-    if "reproduced" in result:
-        recorded = result.get("recorded_error", result.get("recorded_reward"))
-        text += (
-            "\nas recorded, exactly"
-            if result["reproduced"]
-            else (
-                f"\nrecorded was {recorded:.6g}: not the same, as can happen with "
-                "another machine, device or version of PyTorch"
-            )
-        )
-    return text
+DIFFERS = (
+    "recorded was {:.6g}: not the same, as can happen with another machine, device or version of "
+    "PyTorch"
+)

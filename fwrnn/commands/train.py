@@ -5,80 +5,148 @@ line's.
 """
 
 import logging
+import sys
+from itertools import count
 from pathlib import Path
+from signal import SIGINT
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
-from fwrnn.commands.composition import default_help, read_config, run_with_hydra
-from fwrnn.config import Config
+from fwrnn.commands.composition import Job, changed, help_text, planned, run_with_hydra
+from fwrnn.commands.sweeps import Sweep, quoted
+from fwrnn.config import Config, migrated, read_config
+from fwrnn.console import in_file, on_terminal
 from fwrnn.errors import Interrupted, UserError
+from fwrnn.learning.claim import Taken, claimed
+
+if TYPE_CHECKING:
+    from fwrnn.learning.run_folder import RunFolder
 
 log = logging.getLogger("fwrnn")
 
 
 def main(argv: list[str]) -> int:
     """Run or resume, once or as a sweep, as ``argv`` says."""
-    if argv in (["--help"], ["-h"]):
-        print(default_help())
+    if "--help" in argv or "-h" in argv:
+        print(help_text([word for word in argv if word not in ("--help", "-h")]))
         return 0
     given = [word for word in argv if word.lstrip("+").startswith("resume=")]
     run = given[-1].partition("=")[2] if given else "null"
-    if run == "null":
-        run_with_hydra(lambda composed, folder, _: _start(composed, folder), argv)
-        return 0
-    check_resumable(run, argv)
-    # The path itself stays out of Hydra's sight, whose grammar gives many characters a meaning.
-    quoted = run.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
-    others = [word for word in argv if word not in given]
-    run_with_hydra(
-        lambda composed, folder, overrides: _resume(Path(run), overrides),
-        [*others, f"hydra.run.dir='{quoted}'"],
-    )
+    if {"-m", "--multirun"} & set(argv) and run == "null":
+        return _sweep(argv)
+    with on_terminal():
+        if run == "null":
+            run_with_hydra(_start, argv)
+        else:
+            _resume(run, [word for word in argv if word not in given])
     return 0
 
 
-def check_resumable(run: str, argv: list[str]) -> None:
-    """Raises UserError when there is nothing to go on with, before anything is touched."""
-    from fwrnn.training.run_folder import RunFolder
+def _start(job: Job) -> None:
+    """Train, in the folder that was chosen or in one that nobody else has."""
+    config = read_config(job.config)
+    for k in count(1):
+        folder = job.folder if k == 1 else job.folder.with_name(f"{job.folder.name}_{k}")
+        try:
+            train(config, folder)
+            return
+        except Taken:
+            if job.chosen:
+                raise
+
+
+def _sweep(argv: list[str]) -> int:
+    """Do the jobs that are not done yet, and say what became of all."""
+    begun: list[Sweep] = []
+
+    def begin(folder: Path) -> None:
+        begun.append(Sweep(folder))
+        begun[0].begin(argv, planned(argv))
+
+    try:
+        run_with_hydra(_job_of_sweep, argv, begin)
+    except KeyboardInterrupt as error:
+        words = begun[0].summary()[0] if begun else "interrupted"
+        raise Interrupted(words, getattr(error, "signal", SIGINT)) from error
+    if not begun:
+        return 0  # somebody asked for the configuration alone
+    words, status = begun[0].summary()
+    print(words, file=sys.stderr)
+    return status
+
+
+def _job_of_sweep(job: Job) -> float:
+    assert job.sweep is not None  # as it is of one
+    with on_terminal():  # which another process has not set up yet
+        return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+
+
+def _start_or_go_on(job: Job) -> float:
+    """A job of a sweep: what is done is kept, what was begun goes on."""
+    from fwrnn.learning.run_folder import RunFolder
+
+    config, run = read_config(job.config), RunFolder(job.folder)
+    if job.among_others and config.threads is None:
+        config.threads = 1
+    begun = run.last.is_file() and run.config.is_file()
+    if begun and read_config(migrated(run.read_config())) != config:
+        raise Taken(
+            f"'{job.folder}' holds a run of another configuration; choose another hydra.sweep.dir"
+        )
+    metrics = run.read_metrics() or train(config, run.path, resume=begun)
+    return objective(config, metrics)
+
+
+def objective(config: Config, metrics: dict) -> float:
+    """What a Hydra sweeper minimises: the validation error, or the reward that was missed."""
+    from fwrnn.learning.kinds import kind_of
+
+    kind = kind_of(config.task)
+    value = metrics[f"val_{kind.score}"]
+    return value if kind.lower_is_better else -value
+
+
+def _resume(run: str, argv: list[str]) -> None:
+    """Go on with a run; what cannot be is refused before anything is touched."""
+    from fwrnn.learning.run_folder import RunFolder
 
     if not run:
         raise UserError("resume needs the folder of a run: resume=outputs/runs/RUN")
     if any(word in ("-m", "--multirun") for word in argv):
         raise UserError("resume goes on with one run; leave -m out")
-    folder = RunFolder(run)
-    folder.read_config()
+    folder = RunFolder(latest() if run == "latest" else run)
+    config = resumed_config(folder.read_config(), argv)
     if not folder.last.is_file():
-        raise UserError(f"'{run}' cannot go on: it has no {folder.last.relative_to(folder.path)}")
+        raise UserError(
+            f"'{folder.path}' cannot go on: it has no {folder.last.relative_to(folder.path)}"
+        )
+    train(config, folder.path, resume=True)
 
 
-def _start(composed: DictConfig, folder: Path) -> float:
-    return objective(train(read_config(composed), folder))
+def latest() -> Path:
+    """The run below outputs/ that was worked on last and has not ended."""
+    from fwrnn.learning.run_folder import RunFolder
+
+    checkpoints = sorted(
+        Path("outputs").rglob("checkpoints/last.pt"), key=lambda p: p.stat().st_mtime
+    )
+    unfinished = [p.parents[1] for p in checkpoints if not RunFolder(p.parents[1]).metrics.exists()]
+    if not unfinished:
+        raise UserError("no run below outputs/ could go on; give a folder: resume=RUN")
+    return unfinished[-1]
 
 
-def _resume(folder: Path, overrides: list[str]) -> float:
-    return objective(train(resumed_config(folder, overrides), folder, resume=True))
-
-
-def objective(metrics: dict) -> float:
-    """What a Hydra sweeper minimises: the validation error, or the reward that was missed."""
-    return metrics["val_error"] if "val_error" in metrics else -metrics["val_reward"]
-
-
-def resumed_config(folder: Path, overrides: list[str]) -> Config:
-    """The configuration that the run in ``folder`` began with, and any key given anew."""
-    from fwrnn.training.run_folder import RunFolder
-
-    saved = RunFolder(folder).read_config()
-    changes = [override.lstrip("+") for override in overrides]
-    for override in changes:
-        if not override.startswith(("trainer.", "device=", "threads=")):
+def resumed_config(saved: dict, argv: list[str]) -> Config:
+    """The configuration that a run began with, and the keys that ``argv`` gives anew."""
+    for word in argv:
+        if not word.lstrip("+").startswith(CHANGEABLE):
             raise UserError(
-                f"resume goes on with a run as it was configured; '{override}' cannot change, "
-                "only keys of the trainer, device and threads can"
+                f"resume goes on with a run as it was configured; '{word}' cannot change, only "
+                "keys of the trainer, device, threads and where data lie can"
             )
-    merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(changes))
-    assert isinstance(merged, DictConfig)  # as the saved one is
-    return read_config(merged)
+    return read_config(changed(migrated(saved), [word.lstrip("+") for word in argv]))
+
+
+CHANGEABLE = ("trainer.", "device=", "threads=", "task.data_dir=", "task.cache_dir=")
 
 
 def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
@@ -91,78 +159,96 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         RunFailed: training diverged, or a file could not be written.
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
-    from fwrnn.commands.assembly import assemble, build_trainer
-    from fwrnn.reports.pictures import while_learning
-    from fwrnn.reports.results import commit, describe
-    from fwrnn.training.run_folder import RunFolder
-    from fwrnn.training.signals import StopRequest
-    from fwrnn.training.tracking import Tracker
+    from fwrnn.learning.run_folder import RunFolder
 
     run = RunFolder(folder)
-    if not resume and (run.last.exists() or run.metrics.exists()):
-        raise UserError(
-            f"'{folder}' already holds a run; go on with it by resume={folder}, or choose "
-            "another hydra.run.dir"
-        )
-    code = commit()
-    _, task, model, device = assemble(config)
-    trainer = build_trainer(config, task, model, device, run)
+    with claimed(run.path):
+        if not resume and (run.last.exists() or run.metrics.exists()):
+            raise Taken(
+                f"'{folder}' already holds a run; go on with it by resume={quoted(folder)}, or "
+                "choose another hydra.run.dir"
+            )
+        with in_file(run.path / "train.log"):
+            return _train(config, run, resume)
+
+
+def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
+    from fwrnn.learning.assembly import assemble
+    from fwrnn.learning.record import commit, describe
+    from fwrnn.learning.signals import StopRequest
+    from fwrnn.learning.tracking import Tracker
+
+    assembly = assemble(config)
+    _, kind, task, model, device = assembly
+    trainer = config.trainer.build(model, task, config.seed, device, run)
     if resume:
         trainer.restore()
+    code = commit()
+    if code is not None and code not in trainer.progress.commits:
+        trainer.progress.commits.append(code)
     run.write_config(config)
     trainer.save()  # a run can go on from wherever it is stopped, its beginning included
     log.info(describe(config, model, device))
-    log.info(f"in {folder}; watch it with: tensorboard --logdir {folder}")
+    place = quoted(run.path)
+    log.info(f"in {run.path}; watch it with: tensorboard --logdir {place}")
     if resume:
         log.info(f"going on after update {trainer.progress.update:,}")
 
     with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
-        tracker.text("configuration", f"```yaml\n{run.config.read_text()}```")
-        drawing = while_learning(task, model, device)
+        tracker.text("configuration", f"```yaml\n{run.config.read_text(encoding='utf-8')}```")
+        drawing = kind.drawing(task, model, device)
+        drawn = {}  # with the best weights, by their update
 
         def show(model, update: int) -> None:
             if drawing is not None:
                 name, draw = drawing
-                tracker.picture(name, draw(model), update)
+                pixels = draw(model)
+                tracker.picture(name, pixels, update)
+                if update == trainer.progress.best_update:
+                    drawn.clear()
+                    drawn[update] = pixels
 
         reason = trainer.fit(stop, tracker, on_validation=show)
         if reason == "interrupted":
             assert stop.signal is not None  # nothing else interrupts
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "
-                f"go on with: fwrnn train resume={folder}",
+                f"go on with: fwrnn train resume={place}",
                 stop.signal,
             )
-        return conclude(trainer, run, config, task, tracker, drawing, reason, code)
+        return conclude(assembly, trainer, run, tracker, drawing, drawn, reason)
 
 
-def conclude(
-    trainer, run, config: Config, task, tracker, drawing, reason: str, code: str | None
-) -> dict:
+def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
-    from fwrnn.reports.results import flat_settings, metrics_of, test
+    from fwrnn.learning.record import compared_settings, metrics_of
 
-    model, device, progress = trainer.model, trainer.device, trainer.progress
+    config, kind, task, model, device = assembly
+    progress = trainer.progress
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-    outcome = test(config, task, model, device, progress.curve)
-    metrics = metrics_of(config, model, device, progress, reason, outcome.metrics, code)
+    outcome = kind.test(task, model, device, kind.question(config.trainer), {})
+    tested = {f"test_{name}": value for name, value in outcome.measured.items()}
+    tested |= kind.curve_metrics(config.trainer, progress.curve)
+    metrics = metrics_of(config, model, device, progress, reason, tested)
     run.write_metrics(metrics)
-    results = {name: metrics[name] for name in (*outcome.headline, "updates")}
-    tracker.hyperparameters(flat_settings(config), results, progress.update)
-    pictures = dict(outcome.pictures)
-    for name, pixels in pictures.items():
+    compared = (f"test_{kind.score}", f"val_{kind.score}", "updates")
+    results = {name: metrics[name] for name in compared}
+    tracker.hyperparameters(compared_settings(config), results, progress.update)
+    still, moving = outcome.draw()
+    for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)
     if drawing is not None:
         name, draw = drawing
-        pictures[name] = draw(model)
-    for name, pixels in pictures.items():
+        best = drawn.get(progress.best_update)  # missing where the run was resumed since
+        still[name] = draw(model) if best is None else best
+    for name, pixels in still.items():
         run.write_picture(name, pixels)
-    for name, gif in outcome.animations.items():
+    for name, gif in moving.items():
         tracker.animation(name, gif, progress.update)
         run.write_animation(name, gif)
     log.info(
-        f"{outcome.words} with the weights of update {metrics['best_update']:,}; "
+        f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
         f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
     )
-    log.info(f"test it again with: fwrnn evaluate {run.path}")
+    log.info(f"test it again with: fwrnn evaluate {quoted(run.path)}")
     return metrics

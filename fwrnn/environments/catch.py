@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -172,7 +173,8 @@ class CatchVectorEnv(VectorEnv):
             DISABLED: nothing; call ``reset(options={"reset_mask": mask})``.
 
     One random generator serves all games, seeded by ``reset(seed=…)``: the games of a seed are the
-    same in every process, but not those that as many single environments would play.
+    same in every process, but not those that as many single environments would play. With a list of
+    seeds, one a game, they are, and each game has a generator of its own from then on.
 
     Raises:
         ValueError: an argument out of range.
@@ -197,6 +199,7 @@ class CatchVectorEnv(VectorEnv):
             raise ValueError(f"num_envs must be 1 or more, got {num_envs}")
         self.games = Games(num_envs, size, visible_frames)
         self.num_envs, self.render_mode = num_envs, render_mode
+        self._generators: list[np.random.Generator] = []  # one a game, if they were seeded so
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = _screen_space(size)
@@ -204,8 +207,24 @@ class CatchVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        super().reset(seed=seed)
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ):
+        if isinstance(seed, list):
+            if len(seed) != self.num_envs:
+                raise ValueError(
+                    f"seed must be a number, or a list of {self.num_envs}, one per game, got a "
+                    f"list of {len(seed)}"
+                )
+            super().reset()
+            self._generators = [np_random(one)[0] for one in seed]
+        else:
+            super().reset(seed=seed)
+            if seed is not None:
+                self._generators = []
         mask = (options or {}).get("reset_mask")
         if mask is not None and (
             np.shape(mask) != (self.num_envs,) or np.array(mask).dtype != bool
@@ -213,7 +232,7 @@ class CatchVectorEnv(VectorEnv):
             raise ValueError(
                 f"reset_mask must be {self.num_envs} booleans, one per game, got {mask}"
             )
-        self.games.start(self.np_random, None if mask is None else np.array(mask))
+        self._start(np.ones(self.num_envs, dtype=bool) if mask is None else np.array(mask))
         return self.games.screens(), {}
 
     def step(self, actions):
@@ -223,7 +242,7 @@ class CatchVectorEnv(VectorEnv):
             raise gymnasium.error.InvalidAction(
                 f"step takes {self.num_envs} integers, each 0, 1 or 2, got {actions!r}"
             )
-        if self._np_random is None:
+        if self._np_random is None and not self._generators:
             raise gymnasium.error.ResetNeeded("call reset() before the first step()")
         was_over = games.over
         if self.autoreset_mode is AutoresetMode.DISABLED and was_over.any():
@@ -232,13 +251,20 @@ class CatchVectorEnv(VectorEnv):
             )
         rewards = games.move(actions)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and was_over.any():
-            games.start(self.np_random, was_over)
+            self._start(was_over)
         ended = games.over
         info = {"caught": games.caught & ended, "_caught": ended} if ended.any() else {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
             info = {"final_info": info, "_final_info": ended, **self._final_screens(ended)}
-            games.start(self.np_random, ended)
+            self._start(ended)
         return games.screens(), rewards, ended, np.zeros(self.num_envs, dtype=bool), info
+
+    def _start(self, which: np.ndarray) -> None:
+        """Begin anew the games of a mask ``which``."""
+        if not self._generators:
+            self.games.start(self.np_random, which)
+        for index in np.flatnonzero(which) if self._generators else ():
+            self.games.start(self._generators[index], np.arange(self.num_envs) == index)
 
     def _final_screens(self, ended: np.ndarray) -> dict[str, np.ndarray]:
         final = np.full(self.num_envs, None, dtype=object)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.checkpoint import CheckpointFunction
 
 from fwrnn.layers import equations, kernels
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.initialization import (
     FAST_WEIGHTS_SCALE,
     normal_incoming_,
@@ -26,12 +26,12 @@ from fwrnn.layers.initialization import (
 )
 from fwrnn.layers.kernels import steps
 from fwrnn.layers.memory import FastMemory, FastWeightsState
+from fwrnn.layers.rule import READ_GAINS, Rule, one_of
 
-READ_GAINS = ("unit", "layer", "fixed")
 _PARAMETERS = (
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_weight", "norm_bias", "read_weight",
 )  # fmt: skip
-READ_SCALE = 32.0  # g = 32 w: w is then as small as other weights, and learned at their rates
+READ_SCALE = 24.0  # g = 24 w: w is then as small as other weights, and learned at their rates
 
 
 def _constant(name: str) -> Any:
@@ -87,7 +87,7 @@ class _FastWeightsModule(nn.Module):
                 raise ValueError(
                     f"{name} must be an integer of 1 or more, got {size!r}; give a positive size"
                 )
-        equations.one_of("read_gain", read_gain, READ_GAINS)
+        one_of("read_gain", read_gain, READ_GAINS)
         self._input_size, self._hidden_size = input_size, hidden_size
         self._bias, self._layer_norm, self._read_gain = bias, layer_norm, read_gain
         self._names = {}
@@ -193,7 +193,7 @@ class _FastWeightsModule(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, FastMemory]:
         """One layer in one direction, of its input (T, B, I), as ``kernels.recurrence`` runs it."""
-        if lengths is None and len(sequence) == 1:
+        if lengths is None and sequence.shape[0] == 1:
             step = self._step(sequence[0], hidden, memory, suffix)
             if found := step and steps.run(step, self.rule, READ_SCALE):
                 hidden, memory = found
@@ -308,7 +308,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
         h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])
 
-    with g = 32 w and w, one number per unit, a parameter that starts at 0. (The 32 lets w be
+    with g = 24 w and w, one number per unit, a parameter that starts at 0. (The 24 lets w be
     learned at the rates of other parameters.) ``fwrnn battery`` compares it with ``nn.RNN``.
 
     Args:
@@ -332,8 +332,9 @@ class FastWeightsRNN(_FastWeightsModule):
         inner_start: "candidate", h_0 = f(W h + C x) (the paper's), or "previous", h_0 = h(t),
             which folds the memory into the recurrent matrix and takes the added depth away.
         backend: "auto", "matrix" (A as a matrix, the reference), "attention" (equation 4), or a
-            fused kernel, "numba" (CPU) or "triton" (GPU), which gives way to attention where it
-            cannot run; "auto" is the fastest that can.
+            fused kernel, "numba" (CPU) or "triton" (GPU), which gives way to attention for what it
+            does not take; "auto" is the fastest that takes the input and, on the machine at hand,
+            computes a small problem right.
 
     Inputs: ``input, hx``
         - input: (T, B, I), (B, T, I) with ``batch_first``, (T, I) unbatched, or a
@@ -527,14 +528,14 @@ class FastWeightsRNN(_FastWeightsModule):
         sequence, lengths, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
-        if lengths is None and len(sequence) == 1:
+        if lengths is None and sequence.shape[0] == 1:
             step = self._step(sequence[0], hidden[0], memory, "_l0")
             if step and steps.reach(step, self.rule, READ_SCALE):
                 return "numba"
         with torch.no_grad():
             drive = self._drive(sequence, "_l0")
         slow = self._slow_weights("_l0")
-        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self.rule)
+        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self.rule, lengths)
 
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
         """How strongly each step of the first layer attends to each earlier step.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import Rule
+from fwrnn.layers.rule import Rule
 
 
 class FastMemory(NamedTuple):

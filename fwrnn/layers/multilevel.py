@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.initialization import FAST_WEIGHTS_SCALE, scaled_identity_, uniform_outgoing_
 from fwrnn.layers.memory import FastMemory, FastWeightsState
+from fwrnn.layers.rule import Rule
 
 
 class MultiLevelFastWeights(nn.Module):
@@ -137,7 +138,7 @@ class MultiLevelFastWeights(nn.Module):
     def _activate(self, total: Tensor, level: str) -> Tensor:
         """f(LN[total])."""
         normalised = equations.layer_norm(total, self._slow_weights(level))
-        return equations.NONLINEARITIES[self.rule.nonlinearity](normalised)
+        return equations.ACTIVATIONS[self.rule.nonlinearity](normalised)
 
     def _slow_weights(self, level: str) -> SlowWeights:
         return SlowWeights(

@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fwrnn.config import ConvNetConfig, RecurrentConfig
 from fwrnn.interfaces import TaskSpec
 from fwrnn.layers.initialization import linear
-from fwrnn.models.cores import CORES, state_size
 from fwrnn.models.encoders import build_encoder
 from fwrnn.models.network import Network
+from fwrnn.models.schema import RecurrentConfig
 
 
 class Play(NamedTuple):
@@ -33,12 +32,7 @@ class ActorCritic(Network):
     far outside of what a game can bring.
     """
 
-    def __init__(self, spec: TaskSpec, config: RecurrentConfig | ConvNetConfig):
-        if not isinstance(config, RecurrentConfig) or config.core == "multilevel":
-            raise ValueError(
-                f"name: '{config.name}' cannot play: it looks at images in glimpses; choose "
-                "model=fast_weights, lstm or rnn"
-            )
+    def __init__(self, spec: TaskSpec, config: RecurrentConfig):
         for name in ("input_dropout", "encoding_dropout", "head_dropout"):
             if getattr(config, name):
                 raise ValueError(
@@ -47,8 +41,7 @@ class ActorCritic(Network):
                 )
         super().__init__()
         self.encoder = build_encoder(spec.inputs, config)
-        self.core = CORES[config.core](config, config.encoding_size)
-        self.state_size = state_size(self.core, config.encoding_size, 1)
+        self.core, self.state_size = config.build(config.encoding_size), config.state_size
         width = config.head_size or config.hidden_size
         self.head = nn.Identity()
         if config.head_size:

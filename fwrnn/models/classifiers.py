@@ -2,13 +2,12 @@
 
 from torch import Tensor, nn
 
-from fwrnn.config import ConvNetConfig, ModelConfig, RecurrentConfig
 from fwrnn.interfaces import Images, TaskSpec
 from fwrnn.layers.initialization import linear
 from fwrnn.models import glimpses
-from fwrnn.models.cores import CORES, state_size
 from fwrnn.models.encoders import build_encoder
 from fwrnn.models.network import Network
+from fwrnn.models.schema import ConvNetConfig, ModelConfig, RecurrentConfig
 
 
 class Classifier(Network):
@@ -37,16 +36,9 @@ class SequenceClassifier(Classifier):
     """Encoder → recurrent core → the last state. Only the core differs from model to model."""
 
     def __init__(self, spec: TaskSpec, config: RecurrentConfig):
-        images = isinstance(spec.inputs, Images)
-        if config.core == "multilevel" and not images:
-            raise ValueError(_NEEDS_IMAGES.format(config.name))
-        if config.input_dropout and not images:
-            raise ValueError("input_dropout is for pixels, which this task has not; set it to 0")
         super().__init__()
         self.encoder = build_encoder(spec.inputs, config)
-        self.core = CORES[config.core](config, config.encoding_size)
-        steps = glimpses.STEPS if images else 1
-        self.state_size = state_size(self.core, config.encoding_size, steps)
+        self.core, self.state_size = config.build(config.encoding_size), config.state_size
         self.add_head(spec, config)
 
     def features(self, inputs: Tensor) -> Tensor:
@@ -64,14 +56,12 @@ class GlimpseConvNet(Classifier):
     and a ReLU. ``encoding_dropout`` acts between the layers.
     """
 
-    state_size = 0
-
     def __init__(self, spec: TaskSpec, config: ConvNetConfig):
-        if not isinstance(spec.inputs, Images):
-            raise ValueError(_NEEDS_IMAGES.format(config.name))
         if config.layers not in (2, 3):
             raise ValueError(f"layers must be 2 or 3, got {config.layers}")
+        assert isinstance(spec.inputs, Images)  # the schema takes no others
         super().__init__()
+        self.state_size = config.state_size
         filters, quadrant = config.hidden_size, (1 + glimpses.FINE) * config.hidden_size
         self.pixel_dropout = nn.Dropout(config.input_dropout)
         self.dropout = nn.Dropout(config.encoding_dropout)
@@ -88,9 +78,3 @@ class GlimpseConvNet(Classifier):
         if self.quadrant is not None:
             seen = self.dropout(self.quadrant(seen).relu())
         return self.image(seen.transpose(0, 1).flatten(1)).relu()
-
-
-_NEEDS_IMAGES = (
-    "name: '{}' looks at images in glimpses, and this task has none; choose task=mnist_glimpses or "
-    "task=facial_expression, or another model"
-)

@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwrnn.config import RecurrentConfig
 from fwrnn.interfaces import Images, Screens, Symbols
 from fwrnn.layers.initialization import linear
 from fwrnn.models import glimpses
+from fwrnn.models.schema import RecurrentConfig
 
 
 class SymbolEncoder(nn.Module):

@@ -12,19 +12,20 @@ which is whose scores 61.65 % error and 1.187 nats with the default four pairs.
 
 import re
 import string
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fwrnn.interfaces import Examples, Symbols, TaskSpec
+from fwrnn.interfaces import Examples, Line, Symbols, TaskSpec
 
 SYMBOLS = string.ascii_lowercase + string.digits + "?"
 _FIRST_DIGIT = SYMBOLS.index("0")
 _BLANK = SYMBOLS.index("?")
 _STREAMS = {"train": 0, "val": 1, "test": 2}
-_LINE = re.compile(r"((?:[a-z][0-9])+)\?\?([a-z])\t([0-9])")
+_LINE = re.compile(r"(((?:[a-z][0-9])+)\?\?([a-z]))(?:\t([0-9]))?")
 
 
 class AssocRetrieval:
@@ -77,7 +78,12 @@ class AssocRetrieval:
         """The characters of a sequence, one a step."""
         return decode(sequence)
 
-    def read_file(self, path: str | Path) -> list[Examples]:
+    def encode(self, text: str) -> Tensor:
+        """A question as a sequence (T); raises ``Malformed`` for anything else."""
+        split_question(text)
+        return encode(text)
+
+    def read_file(self, path: str | Path) -> list[Line]:
         """Anyone's own examples; see ``read_file`` of this module."""
         return read_file(path)
 
@@ -115,36 +121,72 @@ def decode(symbols: Tensor) -> str:
     return "".join(SYMBOLS[symbol] for symbol in symbols.tolist())
 
 
-def read_file(path: str | Path) -> list[Examples]:
-    """Examples from a text file of ``string<TAB>target`` lines, grouped by their length.
+class Malformed(ValueError):
+    """A string that is no question; ``at`` is where it is wrong, counted from 0."""
+
+    def __init__(self, at: int, expected: str, text: str):
+        got = repr(text[at]) if at < len(text) else "the end"
+        super().__init__(f"expected {expected} as character {at + 1}, got {got}")
+        self.at = at
+
+
+def split_question(text: str) -> tuple[list[str], str]:
+    """The pairs and the key asked for: "c9k8??c" → ["c9", "k8"], "c".
+
+    Raises:
+        Malformed: anything else than pairs with different keys, two question marks and a key.
+    """
+    pairs: list[str] = []
+    at = 0
+    while not (pairs and text.startswith("?", at)):
+        key, value = text[at : at + 1], text[at + 1 : at + 2]
+        if not key or key not in string.ascii_lowercase:
+            raise Malformed(at, "a key, a-z," + " or '??'" * bool(pairs), text)
+        if any(pair[0] == key for pair in pairs):
+            raise Malformed(at, "a key that is new", text)
+        if not value or value not in string.digits:
+            raise Malformed(at + 1, f"the value of {key}, 0-9,", text)
+        pairs.append(key + value)
+        at += 2
+    keys = [pair[0] for pair in pairs]
+    if not text.startswith("??", at):
+        raise Malformed(at + 1, "a second '?'", text)
+    asked = text[at + 2 : at + 3]
+    if asked not in keys:
+        raise Malformed(at + 2, f"the key that is asked for, one of {''.join(keys)},", text)
+    if text[at + 3 :]:
+        raise Malformed(at + 3, "nothing more", text)
+    return pairs, asked
+
+
+def read_file(path: str | Path) -> list[Line]:
+    """Lines of a text file, ``string<TAB>answer`` or a string alone; "-" is standard input.
 
     Raises:
         ValueError: a malformed line, by its number, or no example at all.
         OSError: the file cannot be read.
     """
-    groups: dict[int, list[tuple[Tensor, int]]] = {}
-    lines = Path(path).read_bytes().decode("utf-8-sig", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
+    from_input = str(path) == "-"
+    name = "standard input" if from_input else str(path)
+    content = sys.stdin.buffer.read() if from_input else Path(path).read_bytes()
+    lines = []
+    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
             continue
         match = _LINE.fullmatch(line)
         if match is None:
             raise ValueError(
-                f"{path}, line {number}: expected a sequence, a tab and a digit, as in "
+                f"{name}, line {number}: expected a sequence, or one, a tab and a digit, as in "
                 f"'c9k8j3f1??c<TAB>9', got {line[:80]!r}"
             )
-        pairs, asked, target = match.groups()
+        text, pairs, asked, target = match.groups()
         if asked not in pairs:
             raise ValueError(
-                f"{path}, line {number}: asks for {asked!r}, which is none of its keys: "
+                f"{name}, line {number}: asks for {asked!r}, which is none of its keys: "
                 f"{line[:80]!r}"
             )
-        sequence = encode(line.split("\t")[0])
-        groups.setdefault(len(sequence), []).append((sequence, int(target)))
-    if not groups:
-        raise ValueError(f"{path} holds no example; write lines such as 'c9k8j3f1??c<TAB>9'")
-    return [
-        Examples(torch.stack([s for s, _ in group]), torch.tensor([t for _, t in group]))
-        for group in groups.values()
-    ]
+        lines.append(Line(text, encode(text), None if target is None else int(target)))
+    if not lines:
+        raise ValueError(f"{name} holds no example; write lines such as 'c9k8j3f1??c<TAB>9'")
+    return lines

@@ -26,14 +26,15 @@ import torch
 
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Examples
+from fwrnn.layers.rule import one_of
 from fwrnn.tasks import cache
 from fwrnn.tasks.drawn_faces import EXPRESSIONS, SIZE, draw_faces
 from fwrnn.tasks.face_folders import LANDMARKS, Photos, find_folders, find_multi_pie, read_photos
 from fwrnn.tasks.images import ImageTask
+from fwrnn.tasks.schema import LAYOUTS
 
 log = logging.getLogger("fwrnn")
 
-LAYOUTS = ("synthetic", "multi_pie", "folders")
 _FORMAT = 1  # of the cached files; raise it whenever the same sources give other arrays
 _SPLIT = 317  # seeds the order of people, which no setting changes: the test people stay the same
 
@@ -116,8 +117,7 @@ def _check(
     layout: str, counts: dict[str, int], cameras: Sequence[str], max_unreadable: float, seed: int
 ) -> list[str]:
     """The cameras, written as the folders are, if all settings are in range."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    one_of("layout", layout, LAYOUTS)
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")

@@ -16,10 +16,11 @@ import torch
 
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Examples
+from fwrnn.layers.rule import one_of
 from fwrnn.tasks.images import ImageTask
 from fwrnn.tasks.mnist_files import load_mnist
+from fwrnn.tasks.schema import DATASETS
 
-DATASETS = ("mnist", "digits")
 _VALIDATION = 10_000
 
 
@@ -49,8 +50,7 @@ class MnistGlimpses(ImageTask):
         rotation: float = 0.0,
         seed: int = 0,
     ):
-        if dataset not in DATASETS:
-            raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
+        one_of("dataset", dataset, DATASETS)
         splits = load_digits() if dataset == "digits" else _three(*load_mnist(data_dir))
         if train_on_all:
             both = zip(splits["train"], splits["val"], strict=True)

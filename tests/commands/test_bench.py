@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -99,11 +98,11 @@ def test_interrupted_bench_writes_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_full_disk_keeps_what_was_there(quick, tmp_path, monkeypatch, capsys):
-    def full(self, target):
+    def full(handle):
         raise OSError(28, "No space left on device")
 
     (tmp_path / "bench.json").write_text("before")
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("os.fsync", full)
     assert main(["bench", "--output", str(tmp_path)]) == 1
     shown = capsys.readouterr()
     assert "No space left on device" in shown.err

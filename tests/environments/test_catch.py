@@ -205,3 +205,27 @@ def test_bad_moves_say_what_is_wrong():
         Catch().step(1)
     with pytest.raises(ValueError, match="num_envs"):
         CatchVectorEnv(0)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_a_list_of_seeds_gives_the_games_of_as_many_single_environments(mode):
+    seeds, size = [3, 1, 4, 1], 5
+    many = CatchVectorEnv(4, size, 2, autoreset_mode=mode)
+    singles = gymnasium.vector.SyncVectorEnv(
+        [lambda: Catch(size, 2) for _ in seeds], autoreset_mode=mode
+    )
+    assert (many.reset(seed=seeds)[0] == singles.reset(seed=seeds)[0]).all()
+    random = np.random.default_rng(0)
+    for _ in range(4 * size):
+        actions = random.integers(0, 3, 4)
+        for ours, theirs in zip(many.step(actions)[:4], singles.step(actions)[:4], strict=True):
+            assert (ours == theirs).all()
+    with pytest.raises(ValueError, match="a list of 4, one per game, got a list of 2"):
+        many.reset(seed=[1, 2])
+    first = many.reset(seed=7)[0]
+    assert (many.reset(seed=7)[0] == first).all()  # one generator for all again
+
+
+def test_make_vec_takes_a_list_of_seeds():
+    many = gymnasium.make_vec("fwrnn/Catch-v0", num_envs=4)
+    assert many.reset(seed=[0, 1, 2, 3])[0].shape == (4, 16, 16)

@@ -161,12 +161,9 @@ def test_without_numba_the_layer_works(monkeypatch):
     made = FastWeightsRNN(5, 7)
     x = torch.randn(6, 3, 5)
     wanted = results(made, x)
-    monkeypatch.setattr(cpu, "find_spec", lambda name: None)
-    cpu.compiled.cache_clear()
-    assert made.form(x) == "attention"
-    found = results(made, x)
-    cpu.compiled.cache_clear()
-    assert_same(found, wanted, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(cpu, "_found", lambda package: False)
+    assert made.form(x) == clone(made, backend="numba").form(x) == "attention"
+    assert_same(results(made, x), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("failure", [OSError("read-only"), RuntimeError("no locator available")])
@@ -180,20 +177,6 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, failure):
 
     monkeypatch.setattr(cpu_loops, "build", build)
     assert cpu._build("cpu_loops", torch.float32) == "compiled"
-
-
-def test_what_does_not_compile_is_said_once_and_done_without(monkeypatch):
-    def build(module, dtype):
-        raise TypeError("not on this machine")
-
-    monkeypatch.setattr(cpu, "_build", build)
-    cpu.compiled.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="not on this machine"):
-            FastWeightsRNN(5, 7)(torch.randn(6, 3, 5))
-        FastWeightsRNN(5, 7)(torch.randn(6, 3, 5))
-    finally:
-        cpu.compiled.cache_clear()
 
 
 NARROW = """

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from fwrnn import FastWeightsRNN
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import gpu
+from fwrnn.layers.kernels import cpu, gpu, trial
 
 CUDA = torch.cuda.is_available()
 INTERPRETING_FROM_THE_START = os.environ.get("TRITON_INTERPRET") == "1"
@@ -343,8 +344,57 @@ def test_a_cpu_is_not_supported_unless_triton_interprets(monkeypatch):
 
 
 def test_triton_is_not_imported_with_the_module():
-    lines = Path(gpu.__file__).read_text().splitlines()
+    lines = Path(gpu.__file__).read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.startswith(("import", "from")) and "triton" in line]
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """ "auto" as at the start of a process, where no CPU kernel comes before this one."""
+    monkeypatch.setattr(cpu, "supports", lambda *arguments: False)
+    monkeypatch.setattr(trial, "_passed", set())
+    monkeypatch.setattr(trial, "_failed", set())
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"inner_steps": 0}, {"nonlinearity": "relu", "read_gain": "fixed", "layer_norm": False},
+    {"inner_start": "previous", "inner_steps": 2}, {"boundary": "identity", "nonlinearity": "relu"},
+], ids=str)  # fmt: skip
+def test_auto_takes_it_after_a_trial(device, form, untried, settings, recwarn):
+    made = FastWeightsRNN(3, 5, device=device, **settings)
+    x = torch.randn(2, 2, 3, device=device)
+    assert made.form(x) == "triton"
+    assert made.form(x, made(x)[1]) == "triton"  # with a memory it is another program
+    assert len(trial._passed) == 2 and not recwarn.list
+    made(x)
+    assert len(trial._passed) == 2
+
+
+@pytest.mark.parametrize("fault", ["forward", "backward", "launch"])
+def test_auto_leaves_a_wrong_one_alone(device, untried, monkeypatch, fault):
+    right = gpu.forward if fault == "forward" else gpu.backward
+
+    def wrong(*arguments):
+        if fault == "launch":
+            raise RuntimeError("out of resources")
+        first, *others = right(*arguments)
+        return first * 1.01, *others
+
+    monkeypatch.setattr(gpu, "forward" if fault == "forward" else "backward", wrong)
+    made = FastWeightsRNN(3, 5, device=device)
+    x = torch.randn(2, 2, 3, device=device)
+    with pytest.warns(UserWarning, match="'triton' does not work on this") as caught:
+        assert made.form(x) == made.form(x, made(x)[1]) == "attention"
+    assert len(caught) == 1 and "backend='triton' insists" in str(caught[0].message)
+    made.backend = "triton"
+    assert made.form(x) == "triton"
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_a_trial_finds_no_fault_at_other_sizes(device, form, size):
+    slow = problem(size=size, read_gain=True)[3]
+    variant = gpu.variant(None, slow, Rule(nonlinearity="relu"), None)
+    assert trial.fault_of(gpu, torch.device(device), torch.float32, variant) is None
 
 
 @pytest.mark.skipif(READY or INTERPRETING_FROM_THE_START, reason="the tests above have run")

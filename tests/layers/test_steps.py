@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
 from fwrnn import FastMemory, FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
-from fwrnn.layers.kernels import steps
+from fwrnn.layers.kernels import cpu, steps, trial
 
 EXACT = {torch.float64: 1e-9, torch.float32: 2e-3}
 SETTINGS = [
@@ -245,10 +245,39 @@ def test_a_given_matrix_is_not_in_the_next_memory():
         torch.testing.assert_close(found.memory.matrix(), wanted)
 
 
-def test_where_the_loops_cannot_be_had_it_is_the_same(monkeypatch):
+@pytest.fixture
+def untried(monkeypatch):
+    """As at the start of a process."""
+    monkeypatch.setattr(trial, "_passed", set())
+    monkeypatch.setattr(trial, "_failed", set())
+    steps._plan.cache_clear()
+    yield
+    steps._plan.cache_clear()
+
+
+def test_loops_that_are_right_pass_their_trial(untried, recwarn):
+    for dtype in EXACT:
+        assert is_fused(FastWeightsRNNCell(3, 5, dtype=dtype), torch.randn(2, 3, dtype=dtype))
+    assert len(trial._passed) == 2 and not recwarn.list
+
+
+@pytest.mark.parametrize("part", ["_forward", "_backward"])
+def test_loops_that_do_not_work_are_left_alone_and_said_so_once(untried, monkeypatch, part):
+    right = getattr(steps, part)
+
+    def wrong(*arguments):
+        first, *others = right(*arguments)
+        return first * 1.01, *others
+
+    monkeypatch.setattr(steps, part, wrong)
     cell, x = FastWeightsRNNCell(3, 5), torch.randn(2, 3)
-    wanted = cell(x).hidden
-    monkeypatch.setattr(steps, "reach", lambda *step: False)
-    monkeypatch.setattr(steps, "run", lambda *step: None)
+    with pytest.warns(UserWarning, match="'single step' does not work on this CPU") as caught:
+        found = cell(x, cell(x)).hidden
+    cell.backend = "attention"
+    assert torch.equal(found, cell(x, cell(x)).hidden) and len(caught) == 1
+
+
+def test_without_numba_the_cell_works(untried, monkeypatch):
+    cell, x = FastWeightsRNNCell(3, 5), torch.randn(2, 3)
+    monkeypatch.setattr(cpu, "is_installed", lambda: False)
     assert not is_fused(cell, x)
-    torch.testing.assert_close(cell(x).hidden, wanted)

@@ -1,28 +1,30 @@
-"""One contract for every model that ``conf/model`` offers, on symbols and on images."""
+"""One contract for every core, shipped or brought, and what the networks around them share."""
 
 import pytest
 import torch
 
-from fwrnn.commands.composition import conf_dir
-from fwrnn.interfaces import Images, Symbols, TaskSpec
-from fwrnn.models import build_model
-from tests.commands.compose import compose
+from fwrnn.config import CORES
+from fwrnn.interfaces import Images, Screens, Symbols, TaskSpec
+from fwrnn.layers import FastWeightsState
+from fwrnn.models.glimpses import STEPS
+from tests.commands.compose import model_config
 
-MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
-IMAGES_ONLY = {"multilevel", "convnet"}
 TEXT = TaskSpec(Symbols(vocabulary=37), labels=tuple("0123456789"))
 DIGITS = TaskSpec(Images(size=12), labels=tuple("0123456789"))
-RECURRENT = [name for name in MODELS if name != "convnet"]
-BOTH = [
-    (name, spec)
-    for name in MODELS
-    for spec in (TEXT, DIGITS)
-    if spec is DIGITS or name not in IMAGES_ONLY
-]
+SCREENS = TaskSpec(Screens(size=8), labels=("left", "stay", "right"))
+SHOWN = {"symbols": TEXT, "images": DIGITS, "screens": SCREENS}
+SEEN = [(name, shows) for name, schema in CORES.items() for shows in SHOWN if shows in schema.takes]
+CLASSIFIERS = [(name, shows) for name, shows in SEEN if shows != "screens"]
+PLAYERS = [name for name, shows in SEEN if shows == "screens"]
+RECURRENT = [name for name in CORES if hasattr(CORES[name], "build")]
+
+
+def config_of(name, *overrides):
+    return model_config(f"model={name}", "model.hidden_size=20", *overrides)
 
 
 def built(name, spec, *overrides):
-    return build_model(compose(f"model={name}", "model.hidden_size=20", *overrides).model, spec)
+    return config_of(name, *overrides).classifier(spec)
 
 
 def some_inputs(spec, count):
@@ -31,11 +33,11 @@ def some_inputs(spec, count):
     return torch.randint(0, 256, (count, 12, 12), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize(("name", "spec"), BOTH)
-def test_model_classifies_reports_its_size_and_learns(name, spec):
-    config = compose(f"model={name}", "model.hidden_size=20").model
-    assert config.name == name
-    model = build_model(config, spec)
+@pytest.mark.parametrize(("name", "shows"), CLASSIFIERS)
+def test_model_classifies_reports_its_size_and_learns(name, shows):
+    spec = SHOWN[shows]
+    assert config_of(name).name == name
+    model = built(name, spec)
     inputs, targets = some_inputs(spec, 32), torch.randint(0, 10, (32,))
     logits = model(inputs)
     assert logits.shape == (32, 10)
@@ -53,14 +55,39 @@ def test_model_classifies_reports_its_size_and_learns(name, spec):
     assert loss.item() < 0.6 * first
 
 
-@pytest.mark.parametrize("name", sorted(IMAGES_ONLY))
-def test_models_that_look_at_images_refuse_other_tasks(name):
-    with pytest.raises(ValueError, match=f"'{name}' looks at images.*task=mnist_glimpses"):
-        built(name, TEXT)
+@pytest.mark.parametrize("name", PLAYERS)
+def test_player_gives_a_policy_and_a_value_and_its_pieces_make_the_whole(name):
+    model = config_of(name).player(SCREENS)
+    screens = torch.randint(0, 2, (6, 3, 8, 8), dtype=torch.uint8)
+    whole = model(screens)
+    assert whole.logits.shape == (6, 3, 3)
+    assert whole.values.shape == (6, 3)
+    (whole.logits.square().mean() + whole.values.square().mean()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    state, pieces = None, []
+    for piece in screens.split([1, 2, 3]):
+        logits, _, state = model(piece, state)
+        pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces), whole.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_core_streams_and_carries_as_many_numbers_as_it_says(name):
+    config = config_of(name)
+    core = config.build(16)
+    inputs = torch.randn(2 * STEPS, 3, 16)  # whole images too
+    outputs, state = core(inputs)
+    first, passed = core(inputs[:STEPS])
+    second, passed = core(inputs[STEPS:], passed)
+    torch.testing.assert_close(torch.cat([first, second]), outputs, rtol=1e-4, atol=1e-5)
+    if isinstance(state, FastWeightsState):
+        state = state.hidden, state.memory.matrix()
+    parts = (state,) if isinstance(state, torch.Tensor) else state
+    assert sum(part.numel() for part in parts) == 3 * config.state_size
 
 
 def test_state_sizes():
-    sizes = {name: built(name, DIGITS).state_size for name in MODELS}
+    sizes = {name: config_of(name).state_size for name in CORES}
     assert sizes["lstm"] == 40
     assert sizes["irnn"] == 20
     assert sizes["fast_weights"] == sizes["multilevel"] == 20 + 20 * 20
@@ -68,13 +95,13 @@ def test_state_sizes():
     assert sizes["convnet"] == 0
 
 
-@pytest.mark.parametrize("spec", [TEXT, DIGITS], ids=["symbols", "images"])
-def test_only_the_core_differs_between_recurrent_models(spec):
+@pytest.mark.parametrize("shows", ["symbols", "images"])
+def test_only_the_core_differs_between_recurrent_models(shows):
     def outside(name):
-        parameters = built(name, spec).named_parameters()
+        parameters = built(name, SHOWN[shows]).named_parameters()
         return {n: p.shape for n, p in parameters if not n.startswith("core.")}
 
-    names = [name for name in RECURRENT if spec is DIGITS or name not in IMAGES_ONLY]
+    names = [name for name in RECURRENT if (name, shows) in SEEN]
     assert all(outside(name) == outside("lstm") for name in names)
 
 
@@ -97,7 +124,7 @@ def test_convnet_has_the_head_of_all_and_as_many_layers_as_asked():
         built("convnet", DIGITS, "model.layers=4")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name, shows in SEEN if shows == "images"])
 @pytest.mark.parametrize("where", ["input", "encoding", "head"])
 def test_dropout_acts_in_training_only(name, where):
     model = built(name, DIGITS, f"model.{where}_dropout=0.5")
@@ -105,15 +132,3 @@ def test_dropout_acts_in_training_only(name, where):
     assert not torch.equal(model(inputs), model(inputs))
     model.eval()
     assert torch.equal(model(inputs), model(inputs))
-
-
-def test_pixels_cannot_be_dropped_from_symbols():
-    with pytest.raises(ValueError, match="input_dropout is for pixels"):
-        built("lstm", TEXT, "model.input_dropout=0.5")
-
-
-def test_controls_are_configurations_of_the_fast_weights_layer():
-    cores = {name: built(name, TEXT).core for name in RECURRENT if name not in IMAGES_ONLY}
-    assert cores["rnn_layer_norm"].fast_lr == 0
-    assert not cores["fast_weights_no_layer_norm"].layer_norm
-    assert cores["fast_weights_folded"].inner_start == "previous"

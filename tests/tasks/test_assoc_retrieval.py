@@ -1,9 +1,18 @@
 """The retrieval task: what its sequences hold, its random streams, and files of examples."""
 
+import re
+
 import pytest
 import torch
 
-from fwrnn.tasks.assoc_retrieval import AssocRetrieval, decode, encode, read_file
+from fwrnn.tasks.assoc_retrieval import (
+    AssocRetrieval,
+    Malformed,
+    decode,
+    encode,
+    read_file,
+    split_question,
+)
 
 
 @pytest.mark.parametrize("pairs", [1, 4, 26])
@@ -71,18 +80,35 @@ def test_empty_split_says_so():
         AssocRetrieval(val_size=0)
 
 
-def test_file_of_examples_is_read_and_grouped_by_length(tmp_path):
+def test_file_of_examples_is_read_line_by_line(tmp_path):
     file = tmp_path / "mine.tsv"
-    file.write_bytes(b"\xef\xbb\xbfc9k8j3f1??c\t9\r\na1??a\t1\r\n\r\nj0a5s5z2??a\t5\r\n")
-    long, short = read_file(file)
-    assert [decode(sequence) for sequence in long.inputs] == ["c9k8j3f1??c", "j0a5s5z2??a"]
-    assert long.targets.tolist() == [9, 5]
-    assert decode(short.inputs[0]) == "a1??a"
+    file.write_bytes(b"\xef\xbb\xbfc9k8j3f1??c\t9\r\na1??a\r\n\r\nj0a5s5z2??a\t5\r\n")
+    lines = read_file(file)
+    assert [line.text for line in lines] == ["c9k8j3f1??c", "a1??a", "j0a5s5z2??a"]
+    assert [decode(line.inputs) for line in lines] == [line.text for line in lines]
+    assert [line.target for line in lines] == [9, None, 5]
+
+
+@pytest.mark.parametrize(("text", "at", "expected"), [
+    ("", 0, "a key"), ("9", 0, "a key"), ("??c", 0, "a key"), ("C9??c", 0, "a key"),
+    ("c", 1, "the value of c"), ("ck", 1, "the value of c"), ("c٣??c", 1, "the value of c"),
+    ("c9", 2, "or '??'"), ("c9c8??c", 2, "a key that is new"), ("c9?", 3, "a second '?'"),
+    ("c9?c", 3, "a second '?'"), ("c9k8??", 6, "one of ck"), ("c9k8??j", 6, "one of ck"),
+    ("c9k8??cc", 7, "nothing more"), ("c9 k8??c", 2, "a key"),
+])  # fmt: skip
+def test_malformed_question_says_where(text, at, expected):
+    with pytest.raises(Malformed, match=re.escape(expected)) as caught:
+        AssocRetrieval().encode(text)
+    assert caught.value.at == at
+
+
+def test_question_is_split_into_pairs_and_the_key_asked_for():
+    assert split_question("c9k8j3f1??j") == (["c9", "k8", "j3", "f1"], "j")
 
 
 @pytest.mark.parametrize("line", [
     "c9k8j3f1??c 9", "c9k8j3f1??c\tx", "c9k8j3f1??c\t12", "c9k8j3f1?c\t9", "c9k8j3f1??z\t9",
-    "9ck8j3f1??c\t9", "C9k8??k\t8", "\t9", "c9k8j3f1??c", "c9k8j3f1??c\t9\t9", "\x00\x01",
+    "9ck8j3f1??c\t9", "C9k8??k\t8", "\t9", "c9k8j3f1??c\t9\t9", "\x00\x01",
 ])  # fmt: skip
 def test_malformed_line_is_named_by_its_number(tmp_path, line):
     file = tmp_path / "mine.tsv"

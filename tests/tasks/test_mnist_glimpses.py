@@ -247,7 +247,7 @@ def test_images_turn_by_no_more_than_asked():
 @pytest.mark.parametrize(("settings", "words"), [
     ({"shift": -1}, "shift must be 0 or more, got -1"),
     ({"rotation": float("nan")}, "rotation must be 0 or more, got nan"),
-    ({"dataset": "cifar"}, "dataset must be one of mnist, digits"),
+    ({"dataset": "cifar"}, "dataset must be one of 'mnist', 'digits'"),
 ])  # fmt: skip
 def test_settings_out_of_range_say_so(tmp_path, contents, settings, words):
     write(tmp_path / "data", contents)

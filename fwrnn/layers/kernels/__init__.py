@@ -2,31 +2,28 @@
 
 A new form in PyTorch operations is one function with the signature of ``recurrence`` less
 ``backend`` and one line in ``operators.EAGER``; a new fused one is a module with ``supports``,
-``forward``, ``backward`` and ``saved_size``, as ``cpu`` has them, and one line in
-``operators.FUSED``. Single steps on a CPU are taken before any of them, by ``steps``.
+``forward``, ``backward``, ``saved_size``, ``variant`` and ``trial_cases``, as ``cpu`` has them, and
+one line in ``operators.FUSED``. Single steps on a CPU are taken before any of them, by ``steps``.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import operators, scan
+from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.kernels import operators, scan, trial
 from fwrnn.layers.kernels.operators import EAGER, FUSED
 from fwrnn.layers.memory import FastMemory
+from fwrnn.layers.rule import BACKENDS, Rule, one_of
 
-BACKENDS = (*EAGER, *FUSED)
+INSTEAD = "backend='auto' is the attention form in its place, backend={!r} insists on it"
 
 
 def check(backend: str) -> None:
     """Raises ValueError when ``backend`` is neither "auto" nor the name of a form."""
-    if backend != "auto" and backend not in BACKENDS:
-        names = ", ".join(repr(name) for name in ("auto", *BACKENDS))
-        raise ValueError(
-            f"backend must be one of {names}, got {backend!r}; 'auto' picks the fastest one"
-        )
+    one_of("backend", backend, ("auto", *BACKENDS))
 
 
 def choose(
@@ -36,13 +33,15 @@ def choose(
     memory: FastMemory | None,
     slow: SlowWeights,
     rule: Rule,
+    lengths: Tensor | None = None,
 ) -> str:
     """The form that ``backend`` comes to for these tensors, a name in ``BACKENDS``.
 
-    "auto" is a fused form where one reaches, but for a single step that ``steps`` did not take.
-    That is attention as long as fewer states than units were written, because they are fewer
-    numbers than the matrix that they make; then the matrix form, one pass over the memory. A fused
-    form that does not reach comes to attention.
+    "auto" is a fused form where one reaches and has passed its ``trial``, but for a single step
+    that ``steps`` did not take. That is attention as long as fewer states than units were written,
+    because they are fewer numbers than the matrix that they make; then the matrix form, one pass
+    over the memory. A fused form that does not reach comes to attention; one that was asked for by
+    name is not tried.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
@@ -56,9 +55,20 @@ def choose(
     # The fade, of the same device and dtype, stands for the matrix that will be made.
     given = None if memory is None else memory.fade
     for name, implementation in FUSED.items():
-        if backend in ("auto", name) and implementation.supports(drive, hidden, given, slow, rule):
+        if backend not in ("auto", name):
+            continue
+        if not implementation.supports(drive, hidden, given, slow, rule):
+            continue
+        variant = implementation.variant(given, slow, rule, lengths)
+        if backend == name or _works(name, drive.device, hidden.dtype, variant):
             return name
     return "matrix" if backend == "auto" and drive.shape[0] > 2 * drive.shape[-1] else "attention"
+
+
+@trial.constant_when_compiled
+def _works(name: str, device: torch.device, dtype: torch.dtype, variant: tuple) -> bool:
+    find_fault = partial(trial.fault_of, FUSED[name], device, dtype, variant)
+    return trial.passes(name, device, (dtype, variant), find_fault, INSTEAD)
 
 
 def recurrence(
@@ -92,7 +102,7 @@ def recurrence(
     if torch.compiler.is_exporting():
         states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
         return states, states[-1], memory
-    form = choose(backend, drive, hidden, memory, slow, rule)
+    form = choose(backend, drive, hidden, memory, slow, rule, lengths)
     steps = drive.shape[0]
     if form in EAGER and (steps == 1 or not torch.compiler.is_compiling()):
         if memory is None:

@@ -5,12 +5,13 @@ units, is one pass of compiled loops.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from fwrnn.layers.kernels import cpu
+from fwrnn.layers.kernels import cpu, trial
 from fwrnn.layers.kernels.operators import is_observed
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -29,7 +30,7 @@ def recurrence(
         permutations: (copies, H/2).
     """
     inputs = steps, weight, hidden, cells
-    if not _reach(*inputs, permutations):
+    if not _reach(*inputs, permutations) or not _work(eager, *inputs, permutations):
         return eager(*inputs, permutations)
     save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     try:
@@ -49,8 +50,44 @@ def _reach(*tensors: Tensor) -> bool:
         and all(tensor.device.type == "cpu" for tensor in tensors)
         and all(tensor.dtype == steps.dtype for tensor in tensors[:-1])
         and all(unpack_dual(tensor).tangent is None for tensor in tensors[:-1])
-        and cpu.compiled("associative_loops", steps.dtype) is not None
+        and cpu.is_installed()
     )
+
+
+def _work(eager: Form, *inputs: Tensor) -> bool:
+    """Whether the loops pass their ``trial``, for tensors that they take."""
+    steps, _, _, cells, permutations = inputs
+    sizes = steps.shape[-1], cells.shape[1:]
+    find_fault = partial(_fault, eager, sizes, permutations, steps.dtype)
+    instead = "slower operations take its place"
+    return trial.passes("associative LSTM", steps.device, steps.dtype, find_fault, instead)
+
+
+NAMES = (
+    "h", "the last memory", "the gradient of the steps", "the gradient of the weight",
+    "the gradient of the first h", "the gradient of the first memory",
+)  # fmt: skip
+
+
+def _fault(eager: Form, sizes, permutations: Tensor, dtype: torch.dtype) -> str | None:
+    """How the loops differ from the eager form, on two steps of three sequences."""
+    generator, (columns, (copies, half, _)) = torch.Generator().manual_seed(0), sizes
+    shapes = (2, 3, columns), (columns, 2 * half), (3, 2 * half), (3, copies, half, 2)
+
+    def random(shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+
+    inputs = [random(shape, 0.1 if k == 1 else 1) for k, shape in enumerate(shapes)]
+    gradients = [random(shape) for shape in ((2, *shapes[2]), shapes[3])]
+
+    def outcome(compute: Callable, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        outputs = compute(*leaves, permutations)
+        grads = [gradient.to(dtype) for gradient in gradients]
+        return [*outputs, *torch.autograd.grad(outputs, leaves, grads)]
+
+    found = outcome(lambda *tensors: _Recurrence.apply(*tensors, eager, True), dtype)
+    return trial.difference(NAMES, found, outcome(eager, torch.float64), dtype, NAMES)
 
 
 class _Recurrence(torch.autograd.Function):

@@ -3,6 +3,10 @@
 The loops are compiled once per machine and type of number, which takes some seconds, and kept on
 disk. They run in PyTorch's own team of threads, as many as ``torch.get_num_threads()`` says: a
 second team would fight with the first, whose threads spin a while after every operation.
+
+They have been run on x86-64, with AVX-512 and as for processors without, and in QEMU's emulation of
+a Neoverse N1 (64-bit ARM, NEON): there the tests show numbers, but neither speed nor the order in
+which such a processor lets other threads see what one wrote. Elsewhere ``trial`` is the test.
 """
 
 import ctypes
@@ -11,7 +15,6 @@ import logging
 import math
 import mmap
 import threading
-import warnings
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -21,7 +24,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.kernels.trial import Case, constant_when_compiled
+from fwrnn.layers.rule import Rule
 
 DTYPES = (torch.float32, torch.float64)
 LARGE = 1 << 25  # bytes: what the C library takes from the system and gives back every time
@@ -30,7 +35,10 @@ LARGE = 1 << 25  # bytes: what the C library takes from the system and gives bac
 def supports(
     drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
 ) -> bool:
-    """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64."""
+    """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64.
+
+    Whether they compile shows in the first call.
+    """
     others = [tensor for tensor in (memory, *slow) if tensor is not None]
     return (
         drive.is_floating_point()
@@ -38,8 +46,22 @@ def supports(
         and hidden.dtype in DTYPES
         and all(tensor.device.type == "cpu" for tensor in (drive, hidden, *others))
         and all(tensor.dtype == hidden.dtype for tensor in others)
-        and _available(hidden.dtype)
+        and is_installed()
     )
+
+
+def variant(
+    memory: Tensor | None, slow: SlowWeights, rule: Rule, lengths: Tensor | None
+) -> tuple[()]:
+    """What the loops are compiled for, besides the dtype: nothing."""
+    return ()
+
+
+def trial_cases(dtype: torch.dtype, variant: tuple) -> list[Case]:
+    """What ``trial`` computes: both layouts, the sequences in chunks and of several lengths."""
+    units, settings = 3, (True, True, True, True, 1, "tanh", "sustained", "candidate")
+    many = few(True, torch.get_num_threads(), dtype)
+    return [Case(cut_length(units) + 1, batch, units, *settings) for batch in (1, many)]
 
 
 def forward(
@@ -282,27 +304,28 @@ def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
     return powers.to(dtype), strengths.to(dtype)
 
 
-@torch.compiler.assume_constant_result
-def _available(dtype: torch.dtype) -> bool:
-    return compiled("cpu_loops", dtype) is not None
+@constant_when_compiled
+def is_installed() -> bool:
+    """Whether there is a Numba to compile the loops."""
+    return _found("numba")
+
+
+@functools.cache
+def _found(package: str) -> bool:
+    return find_spec(package) is not None
 
 
 @functools.cache
 def compiled(module: str, dtype: torch.dtype) -> Any:
-    """The two loops of a module beside this one, compiled; None where they cannot be had."""
-    if find_spec("numba") is None:
-        return None
+    """The two loops of a module beside this one, compiled; raises what importing Numba raises.
+
+    Or what its compiler does.
+    """
     # Reading them from disk is quick; what takes longer than a moment is compiling.
     notice = threading.Timer(1.5, _log.info, [_COMPILING])
     notice.start()
     try:
         return _build(module, dtype)
-    except Exception as error:
-        warnings.warn(
-            f"the fused CPU kernels did not compile here, so slower ones are used: {error}",
-            stacklevel=2,
-        )
-        return None
     finally:
         notice.cancel()
 

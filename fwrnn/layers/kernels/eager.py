@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.memory import FastMemory
+from fwrnn.layers.rule import Rule
 
 Memory = TypeVar("Memory", Tensor, FastMemory)
 

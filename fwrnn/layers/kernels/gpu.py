@@ -17,7 +17,7 @@ To check on a GPU::
     fwrnn bench --device cuda
 
 So far the kernels have been run in Triton's interpreter, and compiled for compute capabilities 7.5
-to 9.0, but not yet run on a GPU. Without one the tests use the interpreter, which
+to 9.0, but not yet run on a GPU: hence ``trial``. Without one the tests use the interpreter, which
 ``TRITON_INTERPRET=1`` turns on.
 """
 
@@ -31,7 +31,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, Rule, SlowWeights
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, SlowWeights
+from fwrnn.layers.kernels.trial import Case, constant_when_compiled
+from fwrnn.layers.rule import Rule
 
 MAX_HIDDEN_SIZE = 256
 MAX_STEPS = 1024
@@ -62,6 +64,28 @@ def supports(
     return _runs_on(drive.device)
 
 
+def variant(
+    memory: Tensor | None, slow: SlowWeights, rule: Rule, lengths: Tensor | None
+) -> tuple[int | bool | str, ...]:
+    """What the kernels are compiled for, besides the dtype: a ``trial.Case`` less T and B."""
+    reads = rule.inner_steps > 0
+    return (
+        slow.weight_hh.shape[0], memory is not None, lengths is not None,
+        reads and slow.norm_weight is not None, reads and slow.read_gain is not None,
+        int(rule.inner_steps), rule.nonlinearity, rule.boundary, rule.inner_start,
+    )  # fmt: skip
+
+
+def trial_cases(dtype: torch.dtype, variant: tuple) -> list[Case]:
+    """What ``trial`` computes: more steps than a tile has rows, so that loops over tiles go on.
+
+    Of two units layer normalisation makes ±1, whatever they are, and gradients drown in rounding.
+    """
+    units, *settings = variant
+    return [Case(35, 3, max(3, units), *settings)]
+
+
+@constant_when_compiled
 def _runs_on(device: torch.device) -> bool:
     if device.type == "cpu":
         return os.environ.get("TRITON_INTERPRET") == "1" and _triton_is_installed()
@@ -70,8 +94,10 @@ def _runs_on(device: torch.device) -> bool:
 
 @lru_cache
 def _is_new_enough(device: torch.device) -> bool:
-    """Turing or later, and not a GPU of another maker, on which nothing was tried."""
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (7, 5)
+    """Turing or later; not another maker's, on which nothing was tried, nor a fake tensor's."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 5)
 
 
 @lru_cache

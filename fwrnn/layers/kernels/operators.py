@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
-from fwrnn.layers.equations import Rule, SlowWeights
+from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import cpu, eager, gpu
 from fwrnn.layers.memory import FastMemory
+from fwrnn.layers.rule import Rule
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
 FUSED: dict[str, ModuleType] = {"numba": cpu, "triton": gpu}

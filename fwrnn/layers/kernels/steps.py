@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import cpu, eager
+from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.kernels import cpu, eager, trial
 from fwrnn.layers.kernels.operators import is_observed
 from fwrnn.layers.memory import FastMemory
+from fwrnn.layers.rule import Rule
 
 # Products of a batch with C and W from which on PyTorch's are faster, a call for each included:
 # at B = 16 to 32 with 100 units, and at some 400 units with one sequence, the two were level.
@@ -164,10 +165,57 @@ class _Plan:
 
 @functools.lru_cache(maxsize=256)
 def _plan(rule: Rule, scale: float, dtype: torch.dtype, shapes: tuple) -> _Plan | None:
+    """The plan, made once, and not before the loops have passed their ``trial``."""
+    if dtype not in cpu.DTYPES or not cpu.is_installed():
+        return None
+    find_fault = functools.partial(_fault, dtype)
+    if not trial.passes("single step", torch.device("cpu"), dtype, find_fault, INSTEAD):
+        return None
     try:
         return _Plan(rule, scale, dtype, shapes)
     except (ValueError, TypeError):  # of another number of dimensions
         return None
+
+
+INSTEAD = "slower operations take its place"
+
+
+def _fault(dtype: torch.dtype) -> str | None:
+    """How the loops differ from PyTorch's operations, where they append and where they fold."""
+    batch, inputs, units = 2, 3, cpu.lanes_of(dtype) + 5
+    generator, rule, scale = torch.Generator().manual_seed(0), Rule(0.9, 0.1, 2), 2.0
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64) / 4
+
+    for matrix in (0, units):
+        exact = Step(
+            random(batch, inputs), random(batch, units), random(batch, 2, units), random(batch, 2),
+            random(batch, matrix, matrix), random(batch), random(units, inputs),
+            random(units, units), *(random(units) for _ in range(5)),
+        )  # fmt: skip
+        constants = ("strengths", "fade") if matrix else ("strengths", "fade", "folded")
+        wanted = [k for k, name in enumerate(Step._fields) if name not in constants]
+        results = _eager(Step(*(x.requires_grad_() for x in exact)), rule, scale)
+        grads = [random(*result.shape) for result in results]
+        gradients = torch.autograd.grad(results, [exact[k] for k in wanted], grads)
+        step = Step(*(x.detach().to(dtype) for x in exact))
+        plan = _Plan(rule, scale, dtype, tuple(x.shape for x in step))
+        call = _Call(plan, step, _addresses(*step))
+        with torch.no_grad():
+            hidden, kept, _, _, saved = _forward(call, True)
+            grad_hidden, grad_kept = (grad.to(dtype) for grad in grads)
+            found = _backward(
+                call, saved, grad_hidden, grad_kept, [k in wanted for k in range(len(step) + 1)]
+            )
+        names = ["h", "the memory", *(f"the gradient of {Step._fields[k]}" for k in wanted)]
+        fault = trial.difference(
+            names, [hidden, kept, *(found[k] for k in wanted)], [*results, *gradients], dtype,
+            [name for name in names if name.endswith(("input", "hidden", "_ih", "_hh"))],
+        )  # fmt: skip
+        if fault:
+            return fault
+    return None
 
 
 class _Call(NamedTuple):
@@ -204,8 +252,6 @@ def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
         else:
             shapes.append(x.shape)
             addresses.append(x.data_ptr())
-    if dtype not in cpu.DTYPES or cpu.compiled("step_loops", dtype) is None:
-        return None
     plan = _plan(rule, scale, dtype, tuple(shapes))
     return plan and _Call(plan, step, addresses)
 
@@ -277,7 +323,7 @@ class _Step(torch.autograd.Function):
 NOT_MADE = (None,) * 5  # by backward: what forward makes
 
 
-def _backward(call: _Call, saved: Tensor, grad_hidden, grad_kept, wanted) -> list:
+def _backward(call: _Call, saved: Any, grad_hidden, grad_kept, wanted) -> list:
     """The gradients of the parts of a step that are ``wanted``, None of others."""
     plan, step, addresses = call
     wanted = Step(*wanted[:-1])

@@ -1,0 +1,107 @@
+"""A sweep's jobs, what became of each, and going on with those that are not done.
+
+``sweep.json`` in the sweep's folder has the command and, by the overrides of each job, its state
+(waiting, running, done, failed, interrupted), its cause if it failed, and its folder. Whoever works
+on a job, in whatever process, keeps its entry up to date.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from fwrnn.errors import RunFailed, UserError
+
+STATES = "done", "failed", "interrupted", "running", "waiting"
+
+
+class Sweep:
+    """The record of a sweep in ``folder``."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.file = self.folder / "sweep.json"
+
+    def read(self) -> dict:
+        """Raises UserError when there is no sweep, or its file is broken."""
+        try:
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+            return {"command": list(content["command"]), "jobs": dict(content["jobs"])}
+        except FileNotFoundError:
+            raise UserError(f"there is no sweep at '{self.folder}': no sweep.json") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.file} is broken: {error}") from None
+
+    def begin(self, command: list[str], jobs: list[list[str]]) -> None:
+        """Note the command, and those of its jobs that are not known yet, as waiting."""
+
+        def note(content: dict) -> None:
+            content["command"] = command
+            for overrides in jobs:
+                waiting = {"state": "waiting", "cause": None, "folder": None}
+                content["jobs"].setdefault(" ".join(overrides), waiting)
+
+        self._change(note)
+
+    def set(self, overrides: list[str], **what: Any) -> None:
+        """Note what became of a job."""
+        self._change(
+            lambda content: content["jobs"].setdefault(" ".join(overrides), {}).update(what)
+        )
+
+    def _change(self, change: Callable[[dict], None]) -> None:
+        from fwrnn.learning.run_folder import write_whole
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".sweep.lock"):
+            content = self.read() if self.file.exists() else {"command": [], "jobs": {}}
+            change(content)
+            write_whole(self.file, (json.dumps(content, indent=2) + "\n").encode())
+
+    def work(self, overrides: list[str], folder: Path, job: Callable[[], float]) -> float:
+        """Do a job and note what became of it; returns its objective, infinite if it failed.
+
+        Whatever stops a job is the job's affair: the others go on.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or termination, which stop the sweep.
+        """
+        self.set(overrides, state="running", cause=None, folder=str(folder))
+        try:
+            result = job()
+        except KeyboardInterrupt:
+            self.set(overrides, state="interrupted")
+            raise
+        except Exception as error:
+            mistake = isinstance(error, UserError)
+            known = mistake or isinstance(error, RunFailed | OSError)
+            cause = str(error) if known else f"{type(error).__name__}: {error}"
+            self.set(overrides, state="failed", cause=cause, status=2 if mistake else 1)
+            return float("inf")
+        self.set(overrides, state="done", status=0)
+        return result
+
+    def summary(self) -> tuple[str, int]:
+        """How many jobs are in which state and why some failed, and the exit status."""
+        jobs = self.read()["jobs"]
+        states = [job["state"] for job in jobs.values()]
+        counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
+        lines = [f"{len(jobs)} jobs in {self.folder}: {counts}"]
+        failed = {name: job for name, job in jobs.items() if job["state"] == "failed"}
+        common = set.intersection(*(set(name.split()) for name in jobs)) if jobs else set()
+        for name, job in failed.items():
+            own = " ".join(word for word in name.split() if word not in common) or name
+            lines.append(f"  {own}: {job['cause']}")
+        if states.count("done") < len(states):
+            lines.append(f"go on with: fwrnn sweep resume {quoted(self.folder)}")
+        statuses = [job.get("status", 1) for job in failed.values()]
+        return "\n".join(lines), min(statuses, default=0)
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a shell takes it."""
+    import shlex
+
+    return shlex.quote(str(path))

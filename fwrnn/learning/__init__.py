@@ -1,0 +1,1 @@
+"""The loop, run folders, tracking, signals: what every kind of learning shares."""

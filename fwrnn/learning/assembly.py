@@ -1,0 +1,132 @@
+"""A task, a model and a device from a configuration; what every command starts with."""
+
+import ctypes
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fwrnn.config import Config, migrated, read_config
+from fwrnn.errors import UserError
+from fwrnn.interfaces import Task
+from fwrnn.learning.kinds import Kind, kind_of
+from fwrnn.learning.run_folder import RunFolder
+from fwrnn.learning.shipped import place_of
+from fwrnn.models.network import Network
+
+
+class Assembly(NamedTuple):
+    """What a configuration describes, built."""
+
+    config: Config
+    kind: Kind
+    task: Task
+    model: Network
+    device: torch.device
+
+
+def assemble(config: Config) -> Assembly:
+    """Build what a configuration describes; the model's first weights come from its seed.
+
+    Raises:
+        UserError: a setting that the task, the model or this machine does not take.
+    """
+    on_cpu = getattr(config.trainer, "cpu_only", False) and config.device == "auto"
+    device = choose_device("cpu" if on_cpu else config.device)
+    keep_freed_memory()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    kind = kind_of(config.task)
+    try:
+        task = config.task.build(config.seed)
+    except ValueError as error:
+        raise UserError(f"task.{error}") from error
+    try:
+        model = kind.network(config.model, task.spec)
+        return Assembly(config, kind, task, model.to(device), device)
+    except ValueError as error:
+        raise UserError(f"model.{error}") from error
+    except (MemoryError, RuntimeError) as error:  # torch says a lack of memory by the latter
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"the model cannot be made here ({reason}); choose a smaller one"
+        ) from error
+
+
+def config_of(run: str | Path) -> Config:
+    """What a run was configured with, as to its task and model; nothing else of it is looked at.
+
+    Raises:
+        UserError: no such run, or a configuration that is broken.
+    """
+    folder = RunFolder(place_of(run))
+    try:
+        return read_config(migrated(folder.read_config()), groups=("task", "model"))
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from error
+
+
+def load_run(
+    run: str | Path, device: str | None = None, data_dir: str | None = None
+) -> tuple[Assembly, int]:
+    """A trained model, rebuilt from its folder with its best weights, and their update.
+
+    ``run`` may be the name of a network that ships, see ``fwrnn.learning.shipped``. ``data_dir``
+    and ``device`` take the place of those that the run was configured with.
+
+    Raises:
+        UserError: no such run, a configuration or checkpoint that is broken, or a ``data_dir`` for
+            a task that reads no data.
+    """
+    config, folder = config_of(run), RunFolder(place_of(run))
+    if device is not None:
+        config.device = device
+    if data_dir is not None:
+        if not hasattr(config.task, "data_dir"):
+            raise UserError(f"task {config.task.name} reads no data: leave --data-dir out")
+        config.task.data_dir = data_dir
+    assembly = assemble(config)
+    best = folder.read_best(assembly.device)
+    try:
+        assembly.model.load_state_dict(best["model"])
+        return assembly, best["update"]
+    except (KeyError, TypeError, AttributeError, RuntimeError):
+        raise UserError(f"{folder.weights} does not fit the model of {folder.config}") from None
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next update; for this whole process.
+
+    glibc by itself returns large blocks to the system and takes them again, page by page, at every
+    update: up to a third of the time of one on sequences of 2,000 steps. Other libraries are left
+    as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # the names of malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps", "xpu") or name.startswith("cpu:"):
+            raise RuntimeError("known are cpu, cuda, cuda:1, mps and xpu")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"device '{name}' cannot be used here ({reason}); device=cpu always can"
+        ) from error
+    return device

@@ -1,0 +1,67 @@
+"""Learning by playing: many games side by side, and what the moves brought."""
+
+from fwrnn.errors import UserError
+from fwrnn.learning.games.pictures import animation, record, strip
+from fwrnn.learning.games.play import evaluate_play
+from fwrnn.learning.kinds import Outcome, Pictures, Question
+
+GOAL = 0.9  # the reward of ``frames_to_0.9``
+USUAL = 1000  # games of a test, of runs that did not record how many
+
+
+class Games:
+    """See ``fwrnn.learning.kinds.Kind``."""
+
+    score, lower_is_better = "reward", False
+
+    def network(self, model, spec):
+        return model.player(spec)
+
+    def question(self, trainer) -> Question:
+        return Question("test", games=trainer.test_games)
+
+    def drawing(self, task, model, device):
+        return "game", lambda model: strip(record(model, task, device, games=1))
+
+    def test(self, task, model, device, question: Question, recorded: dict) -> Outcome:
+        if question.file is not None:
+            raise UserError("--data is for examples, and this task is played")
+        count = question.games or recorded.get(f"{question.split}_games", USUAL)
+        result = evaluate_play(model, task, question.split, count, device)
+
+        def draw() -> Pictures:
+            played = record(model, task, device)
+            return Pictures({"game": strip(played)}, {"games": animation(played)})
+
+        return Outcome(
+            {
+                "reward": result.reward,
+                "reward_low": result.low,
+                "reward_high": result.high,
+                "won": result.won,
+                "games": result.games,
+            },
+            f"reward {result.reward:.3f} (95 %: {result.low:.3f} to {result.high:.3f}), "
+            f"{100 * result.won:.1f} % of {result.games:,} games won",
+            draw,
+        )
+
+    def curve_metrics(self, trainer, curve: list[dict]) -> dict:
+        frames, seconds = curve[-1]["frames"], curve[-1]["seconds"]
+        return {
+            "val_games": trainer.val_games,
+            "frames": frames,
+            "frames_per_second": round(frames / max(seconds, 1e-9), 1),
+            f"frames_to_{GOAL}": frames_to(curve, GOAL),
+        }
+
+
+def frames_to(curve: list[dict], goal: float) -> int | None:
+    """Frames until the validation games' mean reward stays above ``goal``; None if it does not."""
+    first = None
+    for row in curve:
+        if row["val_reward"] <= goal:
+            first = None
+        elif first is None:
+            first = row["frames"]
+    return first

@@ -1,0 +1,34 @@
+"""Trained networks that ship with the package, by name.
+
+``fwrnn/weights/NAME`` is a run's folder without what only training needs: its ``config.yaml`` and
+``metrics.json``, and its best weights as plain arrays in ``weights.npz``. To add one:
+``python scripts/ship_weights.py RUN NAME``.
+"""
+
+from pathlib import Path
+
+from fwrnn.errors import UserError, suggestion
+
+FOLDER = Path(__file__).resolve().parents[1] / "weights"
+
+
+def shipped() -> list[str]:
+    """The names of the networks that ship."""
+    return sorted(config.parent.name for config in FOLDER.glob("*/config.yaml"))
+
+
+def place_of(run: str | Path) -> Path:
+    """The folder of a run, or of the shipped network of that name where there is no such folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(run).is_dir():
+        return Path(run)
+    known = shipped()
+    if str(run) not in known:
+        raise UserError(
+            f"there is no run at '{run}'{suggestion(str(run), known)} Give a folder that fwrnn "
+            f"train wrote, or a network that ships: {', '.join(known)}"
+        )
+    return FOLDER / str(run)

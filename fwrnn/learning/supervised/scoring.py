@@ -1,0 +1,52 @@
+"""Testing a classifier on a whole split."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwrnn.interfaces import Examples
+
+BATCH_SIZE = 1000
+
+
+class Score(NamedTuple):
+    """``loss`` is the mean negative log likelihood in nats, ``error`` a fraction from 0 to 1."""
+
+    loss: float
+    error: float
+    wrong: int
+    count: int
+
+
+def predict(model: nn.Module, examples: Examples) -> Tensor:
+    """The model's logits (N, classes) for examples that lie on its device."""
+    return predict_inputs(model, examples.inputs)
+
+
+def predict_inputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The same for inputs (N, …) alone; the model is in eval mode for it."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(part) for part in inputs.split(BATCH_SIZE)])
+    model.train(was_training)
+    return logits
+
+
+def score(*groups: tuple[Tensor, Tensor]) -> Score:
+    """The score of one or more pairs of logits (N, classes) and targets (N)."""
+    loss = torch.zeros((), dtype=torch.float64)
+    wrong = 0
+    for group in groups:
+        for logits, targets in zip(*(part.split(BATCH_SIZE) for part in group), strict=True):
+            loss += F.cross_entropy(logits, targets, reduction="sum").cpu()
+            wrong += int((logits.argmax(-1) != targets).sum())
+    count = sum(len(targets) for _, targets in groups)
+    return Score(loss.item() / count, wrong / count, wrong, count)
+
+
+def evaluate(model: nn.Module, *groups: Examples) -> Score:
+    """The model's score on one or more sets of examples, which lie on the model's device."""
+    return score(*((predict(model, examples), examples.targets) for examples in groups))

@@ -1,0 +1,19 @@
+"""What machine this is."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+
+def processor() -> str | None:
+    """The processor's name, as far as the system knows it."""
+    try:
+        if platform.system() == "Darwin":
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or None

@@ -1,1 +1,0 @@
-"""The paper's tables and figures, and pictures of what the memory attends to."""

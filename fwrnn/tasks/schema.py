@@ -1,0 +1,121 @@
+"""The settings of every task: the arguments of its class. Does not import torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fwrnn.config import added_settings
+from fwrnn.layers.rule import one_of
+
+if TYPE_CHECKING:
+    from fwrnn.interfaces import GameTask, SupervisedTask, Task
+
+DATASETS = ("mnist", "digits")
+LAYOUTS = ("synthetic", "multi_pie", "folders")
+
+
+@dataclass
+class TaskConfig:
+    """What every task has.
+
+    ``kind`` names how it is learned, see ``fwrnn.learning.kinds``; ``shows`` is what a model sees
+    of it: "symbols", "images" or "screens".
+    """
+
+    name: str
+
+    kind: ClassVar[str]
+    shows: ClassVar[str]
+
+    @property
+    def variant(self) -> str | None:
+        """Which of its data sets or games it is: a stand-in must not pass for the real one."""
+        return None
+
+    def build(self, seed: int) -> "Task":
+        """The task. Raises ValueError for a setting out of range."""
+        raise NotImplementedError
+
+
+@dataclass
+class AssocRetrievalConfig(TaskConfig):
+    pairs: int
+    resample: bool
+    train_size: int
+    val_size: int
+    test_size: int
+
+    kind, shows = "supervised", "symbols"
+
+    def build(self, seed: int) -> "SupervisedTask":
+        from fwrnn.tasks.assoc_retrieval import AssocRetrieval
+
+        return AssocRetrieval(**added_settings(self, TaskConfig), seed=seed)
+
+
+@dataclass
+class MnistGlimpsesConfig(TaskConfig):
+    dataset: str
+    data_dir: str | None
+    train_on_all: bool
+    shift: float
+    rotation: float
+
+    kind, shows = "supervised", "images"
+
+    def __post_init__(self):
+        one_of("dataset", self.dataset, DATASETS)
+
+    @property
+    def variant(self) -> str:
+        return self.dataset
+
+    def build(self, seed: int) -> "SupervisedTask":
+        from fwrnn.tasks.mnist_glimpses import MnistGlimpses
+
+        return MnistGlimpses(**added_settings(self, TaskConfig), seed=seed)
+
+
+@dataclass
+class FacialExpressionConfig(TaskConfig):
+    layout: str
+    data_dir: str | None
+    cache_dir: str | None
+    cameras: list[str]
+    val_identities: int
+    test_identities: int
+    identities: int
+    images_per_identity: int
+    max_unreadable: float
+    shift: float
+    rotation: float
+
+    kind, shows = "supervised", "images"
+
+    def __post_init__(self):
+        one_of("layout", self.layout, LAYOUTS)
+
+    @property
+    def variant(self) -> str:
+        return self.layout
+
+    def build(self, seed: int) -> "SupervisedTask":
+        from fwrnn.tasks.facial_expression import FacialExpression
+
+        return FacialExpression(**added_settings(self, TaskConfig), seed=seed)
+
+
+@dataclass
+class CatchConfig(TaskConfig):
+    size: int
+    visible_frames: int
+
+    kind, shows = "games", "screens"
+
+    @property
+    def variant(self) -> str:
+        return f"N={self.size}, M={self.visible_frames}"
+
+    def build(self, seed: int) -> "GameTask":
+        from fwrnn.tasks.catch import Catch
+
+        return Catch(**added_settings(self, TaskConfig), seed=seed)

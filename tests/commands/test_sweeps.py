@@ -1,0 +1,152 @@
+"""Sweeps that go on where they were, and say what became of each job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra.errors import MissingConfigException
+
+from fwrnn.cli import main
+from fwrnn.commands.composition import explain
+
+ROOT = Path(__file__).parents[2]
+GRID = ["model=rnn,lstm", "seed=0,1"]
+
+
+def states(folder) -> list[str]:
+    jobs = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["jobs"]
+    return sorted(job["state"] for job in jobs.values())
+
+
+def results(folder) -> dict[str, float]:
+    return {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))["test_loss"]
+        for path in folder.glob("*/metrics.json")
+    }
+
+
+def test_a_sweep_that_is_killed_twice_ends_as_an_undisturbed_one(tiny, tmp_path, monkeypatch):
+    settings = [*tiny, "trainer.max_updates=100", "trainer.evaluate_every=10"]
+    words = ["train", "-m", *settings, *GRID]
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "hydra.sweep.dir=undisturbed"]) == 0
+    command = [sys.executable, "-m", "fwrnn", *words, "hydra.sweep.dir=killed"]
+    folder = tmp_path / "killed"
+    for finished in (0, 1):
+        running = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        )
+        while len(list(folder.glob("*/curve.csv"))) <= finished and running.poll() is None:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    assert main(["sweep", "resume", "killed"]) == 0
+    assert results(folder) == results(tmp_path / "undisturbed")
+    assert states(folder) == ["done"] * 4
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    assert main([*words, "hydra.sweep.dir=killed", "seed=0,1,2"]) == 0  # two jobs more
+    assert len(results(folder)) == 6
+
+
+def test_the_end_says_how_many_of_what_and_a_bad_trial_is_infinitely_bad(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "trainer.learning_rate=0.001,1e30", "hydra.sweep.dir=sweep"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "2 jobs in sweep: 1 done, 1 failed" in error
+    assert "trainer.learning_rate=1e+30: the training loss is" in error
+    assert "go on with: fwrnn sweep resume sweep" in error
+    assert "Traceback" not in error
+    jobs = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))["jobs"]
+    failed = next(job for job in jobs.values() if job["state"] == "failed")
+    assert "training diverged" in failed["cause"] and failed["folder"].startswith("sweep")
+    assert main(["train", "-m", *tiny, "model.decay=1,7", "hydra.sweep.dir=wrong"]) == 2
+    assert main(["sweep", "status", "sweep"]) == 0
+    assert "failed" in capsys.readouterr().out
+    assert main(["sweep", "resume", "nowhere"]) == 2
+
+
+def test_another_configuration_of_the_same_name_is_refused(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]
+    assert main(words) == 0
+    (run,) = tmp_path.glob("sweep/*/config.yaml")
+    run.write_text(run.read_text("utf-8").replace("batch_size: 32", "batch_size: 16"), "utf-8")
+    assert main(words) == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
+
+
+def test_folders_say_what_differs_from_the_defaults(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "task.pairs=4,8", "control=none,folded", "hydra.sweep.dir=s"]
+    assert main(words) == 0
+    names = sorted(path.parent.name for path in tmp_path.glob("s/*/metrics.json"))
+    assert len(names) == 4
+    assert names[0].startswith("fast_weights-8_") and names[2].startswith("fast_weights_folded-8_")
+    assert "pairs=4" in names[0] and "pairs=8" in names[1] and names[0].endswith("_seed0")
+
+
+def test_a_search_goes_on_after_a_trial_that_diverges(tiny, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "hydra/sweeper=optuna", "experiment=search", "model=rnn"]
+    words += ["hydra.sweep.dir=sweep", "hydra.sweeper.n_trials=3", "seed=1"]
+    assert main([*words, "trainer.learning_rate=choice(0.001,1e30)", "trainer.clip_norm=1"]) in (
+        0,
+        1,
+    )
+    assert len(states(tmp_path / "sweep")) >= 1
+    assert (tmp_path / "sweep" / "optimization_results.yaml").is_file()
+    bad = [*words, "trainer.learning_rate=choice(1e29,1e30)", "hydra.sweep.dir=bad"]
+    assert main(bad) == 1
+    assert set(states(tmp_path / "bad")) == {"failed"}
+    assert (tmp_path / "bad" / "optimization_results.yaml").is_file()
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch):
+    error = explain(MissingConfigException("", "hydra/sweeper/optuna", ["basic"]))
+    assert error == "hydra/sweeper=optuna needs: pip install 'fwrnn[search]'"
+
+
+@pytest.mark.parametrize("launcher", ["cores", "submitit_local"])
+def test_every_launcher_has_the_same_status_and_record(tiny, tmp_path, monkeypatch, launcher):
+    plugin = {"cores": "joblib", "submitit_local": "submitit"}[launcher]
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fwrnn", *words, "trainer.learning_rate=0.001,1e30"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert states(tmp_path / "sweep") == ["done", "failed"]
+    assert "1 done, 1 failed" in done.stderr
+
+
+def test_latest_is_the_run_that_was_worked_on_last_and_has_not_ended(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "resume=latest"]) == 2
+    assert "no run below outputs/ could go on" in capsys.readouterr().err
+    for name in ("first", "second", "third"):
+        assert main(["train", *tiny, f"hydra.run.dir=outputs/runs/{name}"]) == 0
+    for name in ("first", "second"):
+        (tmp_path / "outputs" / "runs" / name / "metrics.json").unlink()
+    assert main(["train", "resume=latest", "trainer.max_updates=25"]) == 0
+    assert (tmp_path / "outputs" / "runs" / "second" / "metrics.json").is_file()
+
+
+def test_a_log_without_a_terminal_has_a_line_per_validation(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *tiny, "hydra.run.dir=run"]) == 0
+    for text in (capsys.readouterr().err, (tmp_path / "run" / "train.log").read_text("utf-8")):
+        assert [f"update {k} of 20: val_loss" in text for k in (5, 10, 15, 20)] == [True] * 4

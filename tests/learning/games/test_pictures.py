@@ -1,0 +1,43 @@
+"""Pictures of play: a still strip and an animation, of models with and without a memory."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from fwrnn.learning.assembly import assemble
+from fwrnn.learning.games.pictures import animation, record, strip
+from tests.commands.compose import compose
+
+
+@pytest.mark.parametrize("model", ["fast_weights", "lstm"])
+def test_games_are_drawn_frame_by_frame_with_what_the_memory_attends_to(model):
+    config = compose("task=catch", "task.size=6", f"model={model}", "model.hidden_size=8")
+    _, _, task, network, device = assemble(config)
+    played = record(network, task, device, games=3)
+    assert played.frames.shape == (3, 6, 48, 48, 3)
+    assert (played.attention is None) == (model == "lstm")
+    still = strip(played)
+    side = 24 + 8
+    rows = 0 if model == "lstm" else 5 * (side // 4)
+    assert still.shape == (side + rows, 6 * side, 3) and still.dtype == np.uint8
+    moments = list(ImageSequence.Iterator(Image.open(io.BytesIO(animation(played)))))
+    assert len(moments) == 6
+    assert moments[0].size == (3 * 56, 56 if model == "lstm" else 112)
+    if model == "fast_weights":
+        later = np.triu(np.ones((5, 5), dtype=bool))
+        assert not played.attention[:, later].any() and played.attention.any()
+        brightest = still[side : side + rows : side // 4, : 5 * side : side].sum(-1).argmax(1)
+        assert brightest[1:].tolist() == played.attention[0][1:].argmax(1).tolist()
+
+
+def test_last_frame_shows_where_the_ball_landed():
+    _, _, task, network, device = assemble(compose("task=catch", "model.hidden_size=8"))
+    played = record(network, task, device, games=8)
+    ball = (200, 160, 90)
+    for frames, score in zip(played.frames, played.scores, strict=True):
+        landed = (frames[-1][-4] == ball).all(-1)
+        paddle = (frames[-1][-4] == (170, 170, 170)).all(-1)
+        assert landed.sum() == 8
+        assert paddle.sum() == (8 if score > 0 else 16)  # the ball hides half of it

@@ -1,0 +1,56 @@
+"""Pictures of the memory, and what a run says of itself."""
+
+import torch
+
+from fwrnn.interfaces import Symbols, TaskSpec
+from fwrnn.learning.record import commit, compared_settings
+from fwrnn.learning.supervised.memory import MemoryPicture, look_inside
+from fwrnn.models.network import has_memory
+from tests.commands.compose import compose, model_config
+
+SPEC = TaskSpec(Symbols(vocabulary=37), labels=tuple("0123456789"))
+
+
+def test_picture_has_a_column_per_sequence_and_can_be_drawn_again():
+    model = model_config("model.hidden_size=8").classifier(SPEC)
+    inputs = torch.randint(0, 37, (2, 5))
+    picture = MemoryPicture(inputs, ["a1??a", "b2??b"], ["1", "2"])
+    assert picture.pixels(model).shape[2] == 3  # and settles the layout
+    first = picture.pixels(model)
+    assert first.ndim == 3
+    assert (picture.pixels(model) == first).all()
+    with torch.no_grad():
+        for parameter in model.core.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert (picture.pixels(model) != first).any()
+
+
+def test_look_inside_agrees_with_the_model():
+    model = model_config("model.hidden_size=8").classifier(SPEC).train()
+    inputs = torch.randint(0, 37, (3, 11))
+    attention, memory, guesses = look_inside(model, inputs)
+    assert attention.shape == (3, 11, 11)
+    assert memory.shape == (3, 8, 8)
+    assert guesses == model(inputs).argmax(-1).tolist()
+    assert model.training
+
+
+def test_only_models_that_write_a_memory_have_one():
+    def remembers(*overrides):
+        return has_memory(model_config(*overrides).classifier(SPEC))
+
+    assert remembers("model=fast_weights")
+    assert remembers("control=folded")
+    assert not remembers("control=no_memory")
+    assert not remembers("model=lstm")
+
+
+def test_runs_are_compared_by_what_people_change():
+    settings = compared_settings(compose("control=folded"))
+    assert list(settings)[:4] == ["model", "units", "learning rate", "seed"]
+    assert settings["model"] == "fast_weights_folded"
+    assert settings["pairs"] == 4
+
+
+def test_commit_is_short_or_unknown():
+    assert commit() is None or len(commit().rstrip("+")) == 12

@@ -1,0 +1,61 @@
+"""Pictures of glimpses, confusions and mistakes."""
+
+import numpy as np
+import pytest
+import torch
+
+from fwrnn.interfaces import Examples, Images, TaskSpec
+from fwrnn.learning.supervised.glimpses import GlimpsePicture, look
+from fwrnn.learning.supervised.mistakes import confusion, draw_confusion, draw_worst
+from tests.commands.compose import model_config
+
+LABELS = ("calm", "glad", "cross")
+SPEC = TaskSpec(Images(size=12), LABELS)
+
+
+def built(name, *overrides):
+    return model_config(f"model={name}", "model.hidden_size=8", *overrides).classifier(SPEC)
+
+
+@pytest.mark.parametrize(("name", "panels"), [
+    ("multilevel", 4), ("fast_weights", 4), ("lstm", 2), ("convnet", 2),
+])  # fmt: skip
+def test_retrieval_is_drawn_for_models_with_a_memory(name, panels):
+    images = torch.randint(0, 256, (2, 12, 12), dtype=torch.uint8)
+    picture = GlimpsePicture(images, ["calm", "glad"], LABELS)
+    figure = picture.draw(built(name))
+    assert len(figure.axes) == 2 * panels
+    assert picture.pixels(built(name)).shape[2] == 3
+
+
+def test_looking_reports_each_second_coarse_look_and_leaves_the_model_as_it_was():
+    images = torch.randint(0, 256, (2, 12, 12), dtype=torch.uint8)
+    for name, written in (("multilevel", 4), ("fast_weights", 24)):
+        model = built(name, "model.head_dropout=0.5").train()
+        guesses, strengths = look(model, images)
+        assert model.training
+        assert len(guesses) == 2
+        assert strengths.shape == (2, 4, written)
+        full = model.core.attention(model.eval().encoder(images)).detach().numpy()
+        expected = full if written == 4 else full[:, 5::6]
+        np.testing.assert_allclose(strengths, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_confusion_counts_rows_of_what_is_and_columns_of_what_was_said():
+    logits = torch.eye(3)[[0, 1, 1, 2, 0]]
+    counts = confusion(logits, torch.tensor([0, 0, 1, 2, 2]), 3)
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    figure = draw_confusion(counts, LABELS)
+    assert figure.axes[0].get_title() == "2 of 5 wrong"
+
+
+def test_worst_mistakes_come_first_and_right_answers_never():
+    images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 12, 12)
+    logits = torch.tensor([[9.0, 0, 0], [0.1, 0, 0], [5.0, 0, 0], [9.0, 0, 0]])
+    figure = draw_worst(Examples(images, torch.tensor([0, 1, 2, 1])), logits, LABELS)
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles == ["glad → calm", "cross → calm", "glad → calm"]
+    assert [int(axes.images[0].get_array()[0, 0]) for axes in figure.axes if axes.images] == [
+        3, 2, 1,
+    ]  # fmt: skip
+    assert draw_worst(Examples(images, torch.zeros(4).long()), logits, LABELS) is None

@@ -1,0 +1,77 @@
+"""Learning-rate schedules, stopping rules and divergence."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+from fwrnn.commands.train import train
+from fwrnn.errors import RunFailed
+from fwrnn.learning.loop import learning_rate
+from fwrnn.learning.schema import Schedule
+from fwrnn.learning.supervised.scoring import Score
+from tests.commands.compose import compose
+
+
+def test_learning_rate_follows_its_schedule(tiny):
+    config = compose(*tiny, "trainer.max_updates=100", "trainer.learning_rate=1").trainer
+    config.schedule = Schedule.constant
+    assert learning_rate(99, config) == 1
+    config.schedule = Schedule.linear
+    assert learning_rate(25, config) == pytest.approx(0.75)
+    config.schedule = Schedule.cosine
+    assert learning_rate(0, config) == 1
+    assert learning_rate(50, config) == pytest.approx(0.5)
+    assert learning_rate(99, config) == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
+    config.warmup = 0.1
+    assert learning_rate(0, config) == pytest.approx(0.1)
+
+
+def test_stops_once_solved(tiny, tmp_path):
+    solved = ["trainer.solved_loss=10.0"]
+    metrics = train(compose(*tiny, *solved), tmp_path)
+    assert metrics["stopped"] == "solved"
+    assert metrics["updates"] == 5
+
+
+def test_stops_without_progress(tiny, tmp_path):
+    stuck = ["trainer.learning_rate=1e-30", "trainer.patience=10"]
+    metrics = train(compose(*tiny, *stuck), tmp_path)
+    assert metrics["stopped"] == "no progress"
+    assert metrics["updates"] == 15
+    assert metrics["best_update"] == 5
+
+
+def test_curve_has_a_row_per_validation(tiny, tmp_path):
+    metrics = train(compose(*tiny), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
+    assert [int(row["updates"]) for row in rows] == [5, 10, 15, 20]
+    assert min(float(row["val_loss"]) for row in rows) == metrics["val_loss"]
+
+
+def test_divergence_says_where_and_what_to_try(tiny, tmp_path, monkeypatch):
+    from fwrnn.learning.supervised import trainer as supervised
+
+    real, calls = supervised.F.cross_entropy, []
+
+    def explode(logits, targets, **settings):
+        calls.append(None)
+        return real(logits, targets, **settings) * (math.nan if len(calls) == 13 else 1)
+
+    monkeypatch.setattr(supervised.F, "cross_entropy", explode)
+    with pytest.raises(RunFailed, match=r"nan at update \d+.*learning_rate.*last good .*last\.pt"):
+        train(compose(*tiny), tmp_path)
+    saved = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in saved["model"].values())
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("val_loss", 10), ("val_error", 15)])
+def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch, select_by, best):
+    from fwrnn.learning.supervised import trainer as supervised
+
+    scores = iter([(2.0, 0.5), (1.0, 0.4), (1.2, 0.3), (1.1, 0.35)])
+    monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
+    metrics = train(compose(*tiny, f"trainer.select_by={select_by}"), tmp_path)
+    assert metrics["best_update"] == best

@@ -1,0 +1,101 @@
+"""``fwrnn.load``: trained networks from Python, those that ship among them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import fwrnn
+from fwrnn.commands.evaluate import evaluate_run
+from fwrnn.commands.train import train
+from fwrnn.errors import UserError
+from fwrnn.learning.assembly import load_run
+from fwrnn.learning.shipped import FOLDER, shipped
+from fwrnn.learning.supervised.scoring import evaluate
+from tests.commands.compose import compose
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_networks_that_ship_have_the_error_that_was_recorded(name):
+    result = evaluate_run(name, device="cpu")
+    recorded = json.loads((FOLDER / name / "metrics.json").read_text())
+    assert result["reproduced"]
+    assert result["error"] == recorded["test_error"]
+    assert result["loss"] == pytest.approx(recorded["test_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_networks_that_ship_are_small_and_plain(name):
+    file = FOLDER / name / "weights.npz"
+    assert file.stat().st_size < 1_000_000
+    with np.load(file, allow_pickle=False) as arrays:
+        assert all(arrays[key].dtype == np.float32 for key in arrays.files)
+
+
+def test_broken_weights_are_a_users_error(tmp_path):
+    for name in ("config.yaml", "metrics.json"):
+        (tmp_path / name).write_text((FOLDER / "retrieval" / name).read_text())
+    np.savez(tmp_path / "weights.npz", x=np.array([print], dtype=object))
+    with pytest.raises(UserError, match="does not hold plain arrays"):
+        fwrnn.load(tmp_path)
+
+
+def test_strings_are_answered_one_by_one_or_together_in_their_order():
+    trained = fwrnn.load("retrieval")
+    answer = trained("c9k8j3f1??c")
+    assert answer.label == "9"
+    assert answer.confidence == answer.probabilities["9"]
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    questions = ["c9k8j3f1??c", "a1??a", "c9k8j3f1??k", "b2??b"]
+    assert [answer.label for answer in trained(questions)] == ["9", "1", "8", "2"]
+    assert trained([]) == []
+    with pytest.raises(ValueError, match="expected a key"):
+        trained("9")
+    with pytest.raises(TypeError, match="reads text"):
+        trained([1, 2])  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def test_loading_leaves_random_numbers_and_threads_alone(tmp_path):
+    train(compose(*TINY, "threads=1"), tmp_path)
+    torch.set_num_threads(2)
+    state = torch.random.get_rng_state()
+    trained = fwrnn.load(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == 2
+    assert not trained.model.training
+    (_, _, task, model, _), _ = load_run(tmp_path, "cpu")
+    assert evaluate(trained.model, task.split("test")) == evaluate(model, task.split("test"))
+
+
+def test_images_are_answered_one_by_one_or_together(tmp_path, monkeypatch):
+    from tests.tasks.mnist import small_mnist, write
+
+    write(tmp_path / "mnist", small_mnist(monkeypatch))
+    settings = ["task=mnist_glimpses", "model=convnet", "model.hidden_size=8", "threads=1"]
+    settings += [f"task.data_dir={tmp_path / 'mnist'}", "trainer.max_updates=2"]
+    train(compose(*settings), tmp_path / "run")
+    trained = fwrnn.load(tmp_path / "run")
+    images = trained.task.split("test").inputs[:3]
+    answers = trained(images)
+    expected = trained.model(images).argmax(-1).tolist()
+    assert [int(answer.label) for answer in answers] == expected
+    assert trained(images[0].numpy()).label == answers[0].label
+    with pytest.raises(TypeError, match="got torch.float32"):
+        trained(images.float())
+    with pytest.raises(ValueError, match=r"got \(3, 27, 28\)"):
+        trained(images[:, 1:])
+
+
+def test_players_say_what_to_call_instead(tmp_path):
+    settings = ["task=catch", "task.size=6", "model.hidden_size=8", "trainer.max_updates=1"]
+    settings += ["trainer.games=4", "trainer.val_games=4", "trainer.test_games=4"]
+    train(compose(*settings), tmp_path)
+    with pytest.raises(TypeError, match=r"trained\.model\(screens, state\)"):
+        fwrnn.load(tmp_path)("a1??a")
+
+
+def test_an_unknown_run_is_told_what_ships():
+    with pytest.raises(UserError, match="did you mean 'retrieval'"):
+        fwrnn.load("retreival")

@@ -1,0 +1,1 @@
+"""A task, a core and a control for fwrnn."""
