@@ -24,9 +24,13 @@ from fwrnn.layers.initialization import (
     scaled_identity_,
     uniform_outgoing_,
 )
+from fwrnn.layers.kernels import steps
 from fwrnn.layers.memory import FastMemory, FastWeightsState
 from fwrnn.layers.rule import READ_GAINS, Rule, one_of
 
+_PARAMETERS = (
+    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_weight", "norm_bias", "read_weight",
+)  # fmt: skip
 READ_SCALE = 24.0  # g = 24 w: w is then as small as other weights, and learned at their rates
 
 
@@ -86,6 +90,7 @@ class _FastWeightsModule(nn.Module):
         one_of("read_gain", read_gain, READ_GAINS)
         self._input_size, self._hidden_size = input_size, hidden_size
         self._bias, self._layer_norm, self._read_gain = bias, layer_norm, read_gain
+        self._names = {}
         self.backend = backend
         self.rule = rule
 
@@ -123,6 +128,8 @@ class _FastWeightsModule(nn.Module):
             shapes |= {"read_weight": (hidden if self.read_gain == "unit" else 1,)}
         for name, shape in shapes.items():
             self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
+        # In the order of a ``Step``.
+        self._names[suffix] = [name + suffix if name in shapes else None for name in _PARAMETERS]
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: W = 0.05·I, C and biases uniform in ±1/√H, LN gain 1, bias 0.
@@ -159,6 +166,40 @@ class _FastWeightsModule(nn.Module):
             if self._read_gain == "layer":
                 read_gain = read_gain.expand(self.hidden_size)
         return SlowWeights(getattr(self, "weight_hh" + suffix), gain, shift, read_gain)
+
+    def _step(
+        self, input: Tensor, hidden: Tensor | None, memory: FastMemory | None, suffix: str
+    ) -> steps.Step | None:
+        """What the fused loops for one step are asked with; None where they are not to be asked.
+
+        Nothing of it is checked: they do that, and whatever is not as it should be, they refuse.
+        """
+        if self._backend not in ("auto", "numba"):
+            return None
+        named = self._parameters
+        try:
+            weights: list[Any] = [name and named[name] for name in self._names[suffix]]
+        except KeyError:  # one that somebody parametrised
+            return None
+        parts = (None,) * 4 if memory is None else memory
+        return steps.Step(input, hidden, *parts, *weights)
+
+    def _recurrence(
+        self,
+        sequence: Tensor,
+        suffix: str,
+        hidden: Tensor,
+        memory: FastMemory | None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, FastMemory]:
+        """One layer in one direction, of its input (T, B, I), as ``kernels.recurrence`` runs it."""
+        if lengths is None and sequence.shape[0] == 1:
+            step = self._step(sequence[0], hidden, memory, suffix)
+            if found := step and steps.run(step, self.rule, READ_SCALE):
+                hidden, memory = found
+                return hidden.clone().unsqueeze(0), hidden, memory
+        drive, slow = self._drive(sequence, suffix), self._slow_weights(suffix)
+        return kernels.recurrence(drive, hidden, memory, slow, self.rule, lengths, self.backend)
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__
@@ -420,14 +461,12 @@ class FastWeightsRNN(_FastWeightsModule):
             outputs = []
             for direction in self._directions:
                 k, suffix = len(hiddens), f"_l{layer}{direction}"
-                output, last, written = kernels.recurrence(
-                    self._drive(_reversed(sequence, lengths) if direction else sequence, suffix),
+                output, last, written = self._recurrence(
+                    _reversed(sequence, lengths) if direction else sequence,
+                    suffix,
                     hidden[k],
                     _of_layer(memory, k),
-                    self._slow_weights(suffix),
-                    self.rule,
                     lengths,
-                    self.backend,
                 )
                 outputs.append(_reversed(output, lengths) if direction else output)
                 hiddens.append(last)
@@ -489,6 +528,10 @@ class FastWeightsRNN(_FastWeightsModule):
         sequence, lengths, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
+        if lengths is None and sequence.shape[0] == 1:
+            step = self._step(sequence[0], hidden[0], memory, "_l0")
+            if step and steps.reach(step, self.rule, READ_SCALE):
+                return "numba"
         with torch.no_grad():
             drive = self._drive(sequence, "_l0")
         slow = self._slow_weights("_l0")
@@ -628,19 +671,18 @@ class FastWeightsRNNCell(_FastWeightsModule):
         self, input: Tensor, hx: FastWeightsState | Tensor | None = None
     ) -> FastWeightsState:
         _refuse_reentrant_checkpoint()
+        if hx is None or type(hx) is FastWeightsState and type(hx[1]) is FastMemory:
+            # The loops ask all that is asked below, and take less time than that.
+            step = self._step(input, *(hx or (None, None)), "")
+            if found := step and steps.run(step, self.rule, READ_SCALE):
+                return FastWeightsState(*found)
         self._check_input(input, self.weight_hh, (1, 2))
         shape = (*input.shape[:-1], self.hidden_size)
         hidden, memory = self._check_state(hx, shape, self.weight_hh)
         if input.dim() == 1:
             hidden = hidden.unsqueeze(0)
             memory = memory and FastMemory(*(part.unsqueeze(0) for part in memory))
-        _, hidden, memory = kernels.recurrence(
-            self._drive(input.view(1, -1, self.input_size), ""),
-            hidden,
-            memory,
-            self._slow_weights(""),
-            self.rule,
-            backend=self.backend,
-        )
+        sequence = input.view(1, -1, self.input_size)
+        _, hidden, memory = self._recurrence(sequence, "", hidden, memory)
         state = FastWeightsState(hidden, memory)
         return state if input.dim() == 2 else state.map(lambda part: part.squeeze(0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fwrnn import FastWeightsRNN
-from fwrnn.layers.kernels import cpu
+from fwrnn.layers.kernels import cpu, steps
 from tests.layers.test_fast_weights import clone, layer, random_state, tensors
 
 EXACT = {torch.float64: {"rtol": 1e-9, "atol": 1e-9}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
@@ -140,12 +140,14 @@ def test_activations_over_their_whole_range(dtype, nonlinearity):
     torch.testing.assert_close(states.flatten(), wanted, rtol=few_ulps, atol=0, equal_nan=True)
 
 
-def test_auto_is_the_fused_form_where_it_reaches():
+def test_auto_is_the_fused_form_where_it_reaches(monkeypatch):
     made = FastWeightsRNN(5, 7)
     x = torch.randn(6, 3, 5)
     state = made(x)[1]
     assert made.form(x) == made.form(x, state) == clone(made, backend="numba").form(x) == "numba"
-    assert made.form(x[:1], state) == "attention"  # one step, as a cell takes it
+    assert made.form(x[:1]) == made.form(x[:1], state) == "numba"  # one step, as a cell takes it
+    monkeypatch.setattr(steps, "reach", lambda *step: False)
+    assert made.form(x[:1], state) == "attention"
     assert made.form(x[:1], (state.hidden, state.memory.matrix())) == "matrix"
     assert made.form(x[:1], made(x.repeat(2, 1, 1))[1]) == "matrix"  # smaller than 12 states
     assert clone(made, backend="attention").form(x) == "attention"

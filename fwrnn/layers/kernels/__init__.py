@@ -3,7 +3,7 @@
 A new form in PyTorch operations is one function with the signature of ``recurrence`` less
 ``backend`` and one line in ``operators.EAGER``; a new fused one is a module with ``supports``,
 ``forward``, ``backward``, ``saved_size``, ``variant`` and ``trial_cases``, as ``cpu`` has them, and
-one line in ``operators.FUSED``.
+one line in ``operators.FUSED``. Single steps on a CPU are taken before any of them, by ``steps``.
 """
 
 from functools import lru_cache, partial
@@ -37,11 +37,11 @@ def choose(
 ) -> str:
     """The form that ``backend`` comes to for these tensors, a name in ``BACKENDS``.
 
-    "auto" is a fused form where one reaches and has passed its ``trial``, but for a single step, as
-    a cell takes it. That is attention as long as fewer states than units were written, because they
-    are fewer numbers than the matrix that they make; then the matrix form, one pass over the
-    memory, which no fused form makes faster. A fused form that does not reach comes to attention;
-    one that was asked for by name is not tried.
+    "auto" is a fused form where one reaches and has passed its ``trial``, but for a single step
+    that ``steps`` did not take. That is attention as long as fewer states than units were written,
+    because they are fewer numbers than the matrix that they make; then the matrix form, one pass
+    over the memory. A fused form that does not reach comes to attention; one that was asked for by
+    name is not tried.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at

@@ -368,10 +368,10 @@ def call(loop, numbers: tuple, tensors: tuple, arrays: int, threads: int) -> Non
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     addresses += [0] * (arrays - len(addresses))
     argument = array("q", (*numbers, *addresses))
-    _run_team(loop, argument.buffer_info()[0], threads)
+    run_team(loop, argument.buffer_info()[0], threads)
 
 
-def _run_team(loop, argument: int, threads: int) -> None:
+def run_team(loop, argument: int, threads: int) -> None:
     """Call ``loop(argument)`` in every thread of a team; Python's lock is free meanwhile."""
     run = _callable(loop)
     if threads == 1:

@@ -363,14 +363,14 @@ def _backward_block(c, kind, constants, block, slot):
 
 
 @njit
-def _sum_gains(c, kind, address, which):
-    """The gradient of one of the gains: the sum over all blocks, always in their order."""
+def sum_blocks(c, kind, address, rows, which):
+    """The sum over all blocks, always in their order, of one of the ``rows`` each has of units."""
     if address:
         target, by_block = v.array(address, kind), v.array(c.by_block, kind)
         for u in range(c.units):
             found = by_block[which * c.units + u]
             for block in range(1, c.blocks):
-                found += by_block[(block * 3 + which) * c.units + u]
+                found += by_block[(block * rows + which) * c.units + u]
             target[u] = found
 
 
@@ -405,9 +405,9 @@ def build(kind, cache: bool):
         while block < c.blocks:
             _backward_block(c, kind, constants, block, slot)
             if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
-                _sum_gains(c, kind, c.grad_gain, 0)
-                _sum_gains(c, kind, c.grad_shift, 1)
-                _sum_gains(c, kind, c.grad_read_gain, 2)
+                sum_blocks(c, kind, c.grad_gain, 3, 0)
+                sum_blocks(c, kind, c.grad_shift, 3, 1)
+                sum_blocks(c, kind, c.grad_read_gain, 3, 2)
             block = simd.claim(counters, 0)
 
     return forward, backward

@@ -1,0 +1,508 @@
+"""One step of the recurrence, forward and backward, as compiled loops over sequences.
+
+Equations: ``fwrnn.layers.equations``; what a step is made of: ``cpu_vectors``, with each sequence
+``along`` its units. Where ``cpu_loops`` runs whole sequences from a matrix, this goes on from a
+memory as it was written (``fwrnn.layers.memory``) and makes the next one, by appending the new
+state or, if it ``folds``, by summing all into a matrix. The products C x and W h are in it too,
+straight from the rows of C and W: as one call for each, they would take longer than the rest.
+
+Rows of padded numbers are ``row`` apart. A name that ends in ``_at`` is where something starts.
+"""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numba import carray, cfunc, from_dtype, njit, types
+
+from fwrnn.layers import equations
+from fwrnn.layers.kernels import cpu_loops, simd
+from fwrnn.layers.kernels import cpu_vectors as v
+from fwrnn.layers.kernels.cpu_vectors import GROUP
+from fwrnn.layers.kernels.simd import load, store
+
+COUNTERS = ("next_block", "next_slot", "blocks_done")
+# ``past`` states were written before. ``wide`` is the numbers in the padded rows of C.
+CONSTANTS = (
+    "version", "inner_steps", "tanh", "identity", "previous", "rule",
+    "blocks", "inputs", "units", "count", "wide", "past", "folds", "one_gain", "save",
+    "work_size", "saved_size",
+)  # fmt: skip
+# ``rule`` is λ, η and the scale of read_gain, and a 1. The bracket is given, or made here.
+ARRAYS = (
+    "work", "input", "hidden", "written", "strengths", "folded", "fade",
+    "weight_ih", "weight_hh", "bias_ih", "bias_hh", "gain", "shift", "read_gain",
+    "new_hidden", "new_written", "new_strengths", "new_folded", "new_fade",
+    "saved", "bracket",
+    "grad_new_hidden", "grad_new_written", "grad_new_folded",
+    "grad_bracket", "grad_hidden", "grad_written", "grad_folded",
+    "by_block", "grad_gain", "grad_shift", "grad_read_gain", "grad_bias",
+)  # fmt: skip
+SHARED = 4  # vectors whose gradients are summed over the sequences
+CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *ARRAYS)])
+SOURCES = (__file__, cpu_loops.__file__, v.__file__, simd.__file__, equations.__file__)
+VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
+
+
+def saved_size(inner_steps: int, row: int, lanes: int) -> int:
+    """Numbers that backward needs of each sequence: the bracket, z, what was found, and scales."""
+    return (1 + 2 * inner_steps) * row + inner_steps * lanes
+
+
+def work_size(
+    row: int, wide: int, past: int, matrix: int, inner_steps: int, lanes: int, backward: bool
+) -> int:
+    """Numbers in the ``work`` array of one thread: see ``_places`` and the two functions there.
+
+    ``matrix`` is the rows of a matrix, 0 where there is none.
+    """
+    rows = 4 + past + 1 + GROUP + matrix
+    if backward:
+        rows += past + 1 + GROUP + 8 + 2 * matrix + 2 * inner_steps
+    else:
+        rows += 3
+    weights = -(-(past + 1 + GROUP) // lanes) * lanes
+    own = 0 if backward else saved_size(inner_steps, row, lanes)
+    return rows * row + max(wide, row) + lanes + weights + own
+
+
+@njit
+def _row_sums(matrix, at, columns, x, x_at, whole):
+    """Four rows' products with x, lane by lane."""
+    lanes = simd.width(x)
+    sums = simd.zeros_4(x)
+    for j in range(0, whole, lanes):
+        sums = simd.fma_rows(sums, matrix, at + j, columns, load(x, x_at + j))
+    if whole < columns:  # the last register begins before the end of those before it
+        sums = simd.fma_rows(sums, matrix, at + columns - lanes, columns, load(x, x_at + whole))
+    return sums
+
+
+@njit
+def _dots(matrix, start, rows, columns, x, x_at, factor, out, out_at):
+    """out += factor · M x for the matrix at ``start``, rows not padded, and x as ``_edged`` has it.
+
+    Four rows at a time, so that there is something to do while each sum waits for its last term.
+    """
+    lanes = simd.width(x)
+    whole = columns // lanes * lanes
+    for i in range(0, rows // 4 * 4, 4):
+        at, to = start + i * columns, out_at + i
+        if whole:
+            a, b, c, d = _row_sums(matrix, at, columns, x, x_at, whole)
+            sums = simd.total(a), simd.total(b), simd.total(c), simd.total(d)
+        else:
+            sums = _short_sums(matrix, at, columns, x, x_at)
+        for k in range(4):
+            out[to + k] += factor * sums[k]
+    for i in range(rows // 4 * 4, rows):
+        at, total = start + i * columns, x.dtype.type(0)
+        for j in range(columns):
+            place = j if j < whole or not whole else j + lanes - columns + whole
+            total += matrix[at + j] * x[x_at + place]
+        out[out_at + i] += factor * total
+
+
+@njit
+def _short_sums(matrix, at, columns, x, x_at):
+    """Four rows' products with x, of fewer numbers than a register has."""
+    a = b = c = d = x.dtype.type(0)
+    for j in range(columns):
+        value, here = x[x_at + j], at + j
+        a += matrix[here] * value
+        b += matrix[here + columns] * value
+        c += matrix[here + 2 * columns] * value
+        d += matrix[here + 3 * columns] * value
+    return a, b, c, d
+
+
+@njit
+def _edged(source, start, columns, target, at):
+    """A vector for ``_dots``: the last register ends where the vector does, less what came before.
+
+    So rows of a matrix are read in whole registers, and not past their end.
+    """
+    lanes = simd.width(source)
+    whole = columns // lanes * lanes
+    if not whole:
+        v.pad(source, start, columns, target, at)
+        return
+    for i in range(0, whole, lanes):
+        store(target, at + i, load(source, start + i))
+    if whole < columns:
+        store(target, at + whole, load(source, start + columns - lanes))
+        for i in range(whole, whole + lanes - (columns - whole)):
+            target[i + at] = 0
+
+
+@njit
+def _copy_numbers(source, start, numbers, target, at):
+    """Neighbours in memory, in whole registers but for the last."""
+    lanes = simd.width(source)
+    whole = numbers // lanes * lanes
+    v.copy(source, start, target, at, numbers // lanes)
+    for i in range(whole, numbers):
+        target[at + i] = source[start + i]
+
+
+@njit
+def _take_constants(c, kind, work, at, row):
+    """The rows that all sequences share: gain, shift, read gain and the sum of the biases."""
+    if c.gain:
+        v.pad(v.array(c.gain, kind), 0, c.units, work, at)
+        v.pad(v.array(c.shift, kind), 0, c.units, work, at + row)
+    if c.read_gain:
+        source, scale = v.array(c.read_gain, kind), v.array(c.rule, kind)[2]
+        v.clear(work, at + 2 * row, c.count)
+        for i in range(c.units):
+            work[at + 2 * row + i] = scale * source[0 if c.one_gain else i]
+    if not c.bracket:
+        v.clear(work, at + 3 * row, c.count)
+        if c.bias_ih:
+            one, other = v.array(c.bias_ih, kind), v.array(c.bias_hh, kind)
+            for i in range(c.units):
+                work[at + 3 * row + i] = one[i] + other[i]
+
+
+@njit
+def _learned(c, kind, constants):
+    """Gain, shift and read gain as arrays of their own."""
+    lanes, step = simd.width(v.array(c.work, kind)), c.count * simd.VECTOR_BYTES
+    start = c.work + constants * (simd.VECTOR_BYTES // lanes)
+    return v.array(start, kind), v.array(start + step, kind), v.array(start + 2 * step, kind)
+
+
+@njit
+def _take_past(c, kind, block, work, past, weights):
+    """The written states as padded rows, and their strengths, the last first, before ``weights``.
+
+    Row n's strength lies at ``weights - n``; of the rows past the last it is 0.
+    """
+    row, written = c.count * simd.width(work), v.array(c.written, kind)
+    for n in range(c.past):
+        v.pad(written, (block * c.past + n) * c.units, c.units, work, past + n * row)
+    v.clear(work, past + c.past * row, (1 + GROUP) * c.count)
+    _take_strengths(c, kind, block, work, weights)
+
+
+@njit
+def _take_strengths(c, kind, block, work, weights):
+    strengths = v.array(c.strengths, kind)
+    for n in range(c.past):
+        work[weights - n] = strengths[block * c.past + n]
+    for n in range(c.past, c.past + 1 + GROUP):
+        work[weights - n] = 0
+
+
+@njit
+def _take_bracket(c, kind, block, work, bias, edged, saved, to):
+    """W h + C x + biases, given or made here."""
+    if c.bracket:
+        v.pad(v.array(c.bracket, kind), block * c.units, c.units, saved, to)
+        return
+    one = v.array(c.rule, kind)[3]
+    v.copy(work, bias, saved, to, c.count)
+    _edged(v.array(c.input, kind), block * c.inputs, c.inputs, work, edged)
+    weight = v.array(c.weight_ih, kind)
+    _dots(weight, 0, c.units, c.inputs, work, edged, one, saved, to)
+    if c.hidden:
+        _edged(v.array(c.hidden, kind), block * c.units, c.units, work, edged)
+        weight = v.array(c.weight_hh, kind)
+        _dots(weight, 0, c.units, c.units, work, edged, one, saved, to)
+
+
+@njit
+def _fade(c, kind, block):
+    """What is left of the given matrix."""
+    return v.array(c.fade, kind)[block] if c.folded else v.array(c.rule, kind)[3]
+
+
+@njit
+def _age(c, kind, work, weights):
+    """Strengths as the new state's write leaves them, its own behind them."""
+    rule = v.array(c.rule, kind)
+    for n in range(c.past):
+        work[weights - n] *= rule[0]
+    work[weights - c.past] = rule[1]
+
+
+@njit
+def _append(c, kind, block, work, past, weights):
+    """The memory with one more state."""
+    units, more = c.units, c.past + 1
+    written = v.array(c.new_written, kind)
+    if c.past:
+        numbers = c.past * units
+        _copy_numbers(v.array(c.written, kind), block * numbers, numbers, written,
+                      block * more * units)  # fmt: skip
+    row = c.count * simd.width(work)
+    v.put(True, work, past + c.past * row, units, 1, written, (block * more + c.past) * units)
+    strengths = v.array(c.new_strengths, kind)
+    for n in range(more):
+        strengths[block * more + n] = work[weights - n]
+    fade = v.array(c.fade, kind)[block] if c.fade else v.array(c.rule, kind)[3]
+    v.array(c.new_fade, kind)[block] = fade * v.array(c.rule, kind)[0]
+
+
+@njit
+def _fold(c, kind, block, work, past, weights, matrix):
+    """The memory as a matrix."""
+    row, units = c.count * simd.width(work), c.units
+    decay = v.array(c.rule, kind)[0]
+    for i in range(units):
+        if c.folded:
+            v.pad(v.array(c.folded, kind), (block * units + i) * units, units, work,
+                  matrix + i * row)  # fmt: skip
+        else:
+            v.clear(work, matrix + i * row, c.count)
+    v.fold(
+        True, work, matrix, simd.splat(decay * _fade(c, kind, block)), past, past, work, weights,
+        -1, c.past + 1, c.count, units,
+    )  # fmt: skip
+    folded = v.array(c.new_folded, kind)
+    for i in range(units):
+        v.put(True, work, matrix + i * row, units, 1, folded, (block * units + i) * units)
+    v.array(c.new_fade, kind)[block] = v.array(c.rule, kind)[3]
+
+
+@njit
+def _places(c, work, slot):
+    """Where things lie in a thread's work: constants, an edged vector, strengths, past states."""
+    lanes = simd.width(work)
+    row = c.count * lanes
+    constants = slot * c.work_size
+    edged = constants + 4 * row
+    strengths = edged + max(c.wide, row) + lanes
+    past = strengths + -(-(c.past + 1 + GROUP) // lanes) * lanes
+    return constants, edged, strengths + c.past + GROUP, past
+
+
+@njit
+def _forward_block(c, kind, block, slot):
+    """The step of one sequence."""
+    work, saved = v.array(c.work, kind), v.array(c.saved if c.save else c.work, kind)
+    lanes, units, count = simd.width(work), c.units, c.count
+    row = count * lanes
+    constants, edged, weights, past = _places(c, work, slot)
+    hidden = past + (c.past + 1 + GROUP) * row
+    query, matrix = hidden + row, hidden + 3 * row
+    bracket = matrix + (units * row if c.folds else 0)
+    if c.save:
+        bracket = block * c.saved_size
+    scales = bracket + (1 + 2 * c.inner_steps) * row
+    new = past + c.past * row
+    gain, shift, read_gain = _learned(c, kind, constants)
+    _take_past(c, kind, block, work, past, weights)
+    _take_bracket(c, kind, block, work, constants + 3 * row, edged, saved, bracket)
+    asked = hidden
+    if not c.previous:
+        asked = query if c.inner_steps else new
+        v.activate(saved, bracket, work, asked, count, c.tanh)
+    elif c.hidden:
+        v.pad(v.array(c.hidden, kind), block * units, units, work, hidden)
+    else:
+        v.clear(work, hidden, count)
+    for s in range(c.inner_steps):
+        z = bracket + (1 + 2 * s) * row
+        if c.identity:
+            v.copy(work, asked, saved, z, count)
+        else:
+            v.copy(saved, bracket, saved, z, count)
+        found = z
+        if c.read_gain:
+            found = z + row
+            v.clear(saved, found, count)
+        if c.folded:
+            fade, folded = _fade(c, kind, block), v.array(c.folded, kind)
+            _edged(work, asked, units, work, edged)
+            _dots(folded, block * units * units, units, units, work, edged, fade, saved, found)
+        v.attend(True, work, past, c.past, work, weights, asked, saved, found, count)
+        if c.read_gain:
+            factor = v.per_direction(True, work, asked, count, units)
+            v.scale(saved, found, factor, saved, found, count)
+            v.add_gained(True, read_gain, saved, found, saved, z, count)
+        if c.gain:
+            store(saved, scales + s * lanes, v.normalise(True, saved, z, count, units))
+        asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
+        v.outer_activation(True, c.gain, c.tanh, saved, z, gain, shift, work, asked, count)
+    v.put(True, work, new, units, 1, v.array(c.new_hidden, kind), block * units)
+    _age(c, kind, work, weights)
+    if c.folds:
+        _fold(c, kind, block, work, past, weights, matrix)
+    else:
+        _append(c, kind, block, work, past, weights)
+
+
+@njit
+def _backward_block(c, kind, block, slot):
+    """The gradients of one sequence's step."""
+    work, saved = v.array(c.work, kind), v.array(c.saved, kind)
+    lanes, units, count = simd.width(work), c.units, c.count
+    row = count * lanes
+    constants, _, weights, past = _places(c, work, slot)
+    gain, shift, read_gain = _learned(c, kind, constants)
+    rows = (c.past + 1 + GROUP) * row
+    grad_past = past + rows
+    totals = grad_past + rows  # of what all sequences share: gain, shift, read gain and bias
+    grad, grad_query = totals + 4 * row, totals + 5 * row
+    grad_bracket, scaled, lefts = totals + 6 * row, totals + 7 * row, totals + 8 * row
+    rights = lefts + c.inner_steps * row
+    matrix = rights + c.inner_steps * row
+    grad_matrix, both = matrix + units * row, matrix + 2 * units * row
+    bracket = block * c.saved_size
+    scales = bracket + (1 + 2 * c.inner_steps) * row
+    new = past + c.past * row
+    v.clear(work, totals, 3 * count)
+    v.clear(work, grad_bracket, count)
+    v.clear(work, grad_past, (c.past + 1 + GROUP) * count)
+    _take_past(c, kind, block, work, past, weights)
+    answer = new
+    if c.inner_steps:
+        z = bracket + (2 * c.inner_steps - 1) * row
+        v.outer_activation(True, c.gain, c.tanh, saved, z, gain, shift, work, new, count)
+    else:
+        v.activate(saved, bracket, work, new, count, c.tanh)
+    _take_gradient(c, kind, block, work, past, grad_past, grad_matrix, both, weights, grad)
+    if c.folded:
+        _take_rows(c.folded, c, kind, block, work, matrix)
+    for s in range(c.inner_steps - 1, -1, -1):
+        z = bracket + (1 + 2 * s) * row
+        factor = load(saved, scales + s * lanes)
+        v.outer_activation_back(
+            True, c.gain, c.tanh, saved, z, factor, gain, work, answer, grad, totals, count, units
+        )
+        asked = rights + s * row
+        if s:
+            v.outer_activation(
+                True, c.gain, c.tanh, saved, z - 2 * row, gain, shift, work, asked, count
+            )
+        elif not c.previous:
+            v.activate(saved, bracket, work, asked, count, c.tanh)
+        elif c.hidden:
+            v.pad(v.array(c.hidden, kind), block * units, units, work, asked)
+        else:
+            v.clear(work, asked, count)
+        if c.identity:
+            v.copy(work, grad, work, grad_query, count)
+        else:
+            v.add(work, grad, work, grad_bracket, count)
+            v.clear(work, grad_query, count)
+        grad_found = grad
+        if c.read_gain:
+            grad_found = scaled
+            v.gained_back(
+                True, saved, z + row, read_gain, work, grad, asked, totals + 2 * row, scaled,
+                grad_query, count, units,
+            )  # fmt: skip
+        v.attend_back(
+            True, work, past, grad_past, c.past, work, weights, asked, grad_found, grad_query,
+            count,
+        )  # fmt: skip
+        if c.folded:
+            fade = simd.splat(_fade(c, kind, block))
+            v.combine(work, matrix, row, units, work, grad_found, fade, work, grad_query)
+            v.scale(work, grad_found, fade, work, lefts + s * row, count)
+        v.copy(work, grad_query, work, grad, count)
+        answer = asked
+    if c.previous:
+        v.put(True, work, grad, units, 1, v.array(c.grad_hidden, kind), block * units)
+    else:
+        v.activate_back(work, answer, grad, grad_bracket, count, c.tanh)
+    v.put(True, work, grad_bracket, units, 1, v.array(c.grad_bracket, kind), block * units)
+    if c.grad_written:
+        target = v.array(c.grad_written, kind)
+        for n in range(c.past):
+            here = (block * c.past + n) * units
+            v.put(True, work, grad_past + n * row, units, 1, target, here)
+    if c.grad_folded:
+        _put_grad_folded(c, kind, block, work, grad_matrix, lefts, rights)
+    if c.by_block:
+        by_block, scale = v.array(c.by_block, kind), simd.splat(v.array(c.rule, kind)[2])
+        v.scale(work, totals + 2 * row, scale, work, totals + 2 * row, count)
+        v.copy(work, grad_bracket, work, totals + 3 * row, count)
+        for i in range(SHARED):
+            here = (block * SHARED + i) * units
+            v.put(True, work, totals + i * row, units, 1, by_block, here)
+
+
+@njit
+def _take_rows(address, c, kind, block, work, to):
+    """A sequence's matrix, its rows padded."""
+    source, row = v.array(address, kind), c.count * simd.width(work)
+    for i in range(c.units):
+        v.pad(source, (block * c.units + i) * c.units, c.units, work, to + i * row)
+
+
+@njit
+def _take_gradient(c, kind, block, work, past, grad_past, grad_matrix, both, weights, grad):
+    """The gradients of the new state, at ``grad``, and of the past ones by way of the memory."""
+    row, units, count = c.count * simd.width(work), c.units, c.count
+    v.clear(work, grad, count)
+    if c.grad_new_hidden:
+        v.pad(v.array(c.grad_new_hidden, kind), block * units, units, work, grad)
+    if c.grad_new_written:
+        source, first = v.array(c.grad_new_written, kind), block * (c.past + 1)
+        for n in range(c.past + 1):
+            v.pad(source, (first + n) * units, units, work, grad_past + n * row)
+    if c.folded:
+        v.clear(work, grad_matrix, units * count)
+    if c.grad_new_folded:
+        _take_rows(c.grad_new_folded, c, kind, block, work, grad_matrix)
+        _age(c, kind, work, weights)
+        v.fold_back(
+            True, work, grad_matrix, both, past, grad_past, work, weights, c.past + 1, count, units
+        )
+        _take_strengths(c, kind, block, work, weights)  # younger, as the step read them
+    v.add(work, grad_past + c.past * row, work, grad, count)
+
+
+@njit
+def _put_grad_folded(c, kind, block, work, grad_matrix, lefts, rights):
+    """The gradient of the matrix that was read from, and went on fading into the next."""
+    row, units, rule = c.count * simd.width(work), c.units, v.array(c.rule, kind)
+    v.fold(
+        True, work, grad_matrix, simd.splat(rule[0] * _fade(c, kind, block)), lefts, rights,
+        rule, 3, 0, c.inner_steps, c.count, units,
+    )  # fmt: skip
+    target = v.array(c.grad_folded, kind)
+    for i in range(units):
+        here = (block * units + i) * units
+        v.put(True, work, grad_matrix + i * row, units, 1, target, here)
+
+
+def build(kind, cache: bool):
+    """The two C functions, as ``cpu_loops.build`` makes them."""
+    signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
+
+    @cfunc(signature, cache=cache)
+    def forward(address):
+        c = carray(address, 1)[0]
+        counters = carray(simd.as_integers(address), len(COUNTERS))
+        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
+        if c.version != version:
+            return
+        work = v.array(c.work, kind)
+        _take_constants(c, kind, work, slot * c.work_size, c.count * simd.width(work))
+        while block < c.blocks:
+            _forward_block(c, kind, block, slot)
+            block = simd.claim(counters, 0)
+
+    @cfunc(signature, cache=cache)
+    def backward(address):
+        c = carray(address, 1)[0]
+        counters = carray(simd.as_integers(address), len(COUNTERS))
+        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
+        if c.version != version:
+            return
+        work = v.array(c.work, kind)
+        _take_constants(c, kind, work, slot * c.work_size, c.count * simd.width(work))
+        while block < c.blocks:
+            _backward_block(c, kind, block, slot)
+            if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
+                cpu_loops.sum_blocks(c, kind, c.grad_gain, SHARED, 0)
+                cpu_loops.sum_blocks(c, kind, c.grad_shift, SHARED, 1)
+                cpu_loops.sum_blocks(c, kind, c.grad_read_gain, SHARED, 2)
+                cpu_loops.sum_blocks(c, kind, c.grad_bias, SHARED, 3)
+            block = simd.claim(counters, 0)
+
+    return forward, backward
