@@ -42,7 +42,8 @@ def test_what_a_package_brings_is_offered_explained_and_suggested(fwrnn):
 
 def test_what_a_package_brings_is_swept_over_and_evaluates(fwrnn, tmp_path):
     settings = ["task=recall_first", "task.length=3", "threads=1", "model.hidden_size=20"]
-    settings += ["trainer.max_updates=600", "trainer.learning_rate=0.01"]
+    settings += ["trainer.max_updates=150", "trainer.learning_rate=0.01"]
+    settings += ["trainer.evaluate_every=50", "trainer.average_decay=null"]
     fwrnn("train", "-m", *settings, "model=gru,rnn", f"hydra.sweep.dir={tmp_path}")
     for core in ("gru", "rnn"):
         (run,) = tmp_path.glob(f"{core}-20_*_seed0")

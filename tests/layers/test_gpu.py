@@ -357,8 +357,8 @@ def untried(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"inner_steps": 0}, {"nonlinearity": "relu", "read_gain": "fixed", "layer_norm": False},
-    {"inner_start": "previous", "inner_steps": 2}, {"boundary": "identity", "nonlinearity": "relu"},
+    {"inner_steps": 0}, {"nonlinearity": "relu", "read_gain": "fixed", "layer_norm": False},
+    {"boundary": "identity", "nonlinearity": "relu"},
 ], ids=str)  # fmt: skip
 def test_auto_takes_it_after_a_trial(device, form, untried, settings, recwarn):
     made = FastWeightsRNN(3, 5, device=device, **settings)
@@ -390,7 +390,7 @@ def test_auto_leaves_a_wrong_one_alone(device, untried, monkeypatch, fault):
     assert made.form(x) == "triton"
 
 
-@pytest.mark.parametrize("size", [1, 40])
+@pytest.mark.parametrize("size", [1, 20])
 def test_a_trial_finds_no_fault_at_other_sizes(device, form, size):
     slow = problem(size=size, read_gain=True)[3]
     variant = gpu.variant(None, slow, Rule(nonlinearity="relu"), None)
