@@ -69,13 +69,16 @@ def metrics_of(
 
 
 def compared_settings(config: Config) -> dict[str, bool | int | float | str]:
-    """What people compare runs by, for TensorBoard's HPARAMS tab, most telling first."""
+    """What people compare runs by, for TensorBoard's HPARAMS tab.
+
+    It sorts by name and shows the first five: those in capitals.
+    """
     found = {
-        "model": network_label(config.model.name, config.control),
-        "units": config.model.hidden_size,
-        "learning rate": config.trainer.learning_rate,
-        "seed": config.seed,
-        "task": config.task.name,
+        "Learning rate": config.trainer.learning_rate,
+        "Model": network_label(config.model.name, config.control),
+        "Seed": config.seed,
+        "Task": config.task.name,
+        "Units": config.model.hidden_size,
     }
     for part in (config.task, config.model, config.trainer):
         for name in ("pairs", "size", "variant", "decay", "fast_lr", "inner_steps", "clip_norm"):

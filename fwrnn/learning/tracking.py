@@ -32,14 +32,14 @@ class Tracker:
             self._writer.add_scalar(name, value, update)
 
     def picture(self, name: str, pixels: np.ndarray, update: int) -> None:
-        """``pixels`` are (height, width, 3) bytes."""
-        self._writer.add_image(name, pixels, update, dataformats="HWC")
+        """``pixels`` are (height, width, 3) bytes. Named so that the curves come first."""
+        self._writer.add_image(f"work/{name}", pixels, update, dataformats="HWC")
 
     def animation(self, name: str, gif: bytes, update: int) -> None:
         """``gif`` is a GIF file's content, which TensorBoard plays among its images."""
         width, height = (int.from_bytes(gif[k : k + 2], "little") for k in (6, 8))
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        summary = Summary(value=[Summary.Value(tag=f"work/{name}", image=image)])
         self._add(summary, update)
 
     def text(self, name: str, markdown: str) -> None:

@@ -51,7 +51,7 @@ def test_tensorboard_has_scalars_pictures_text_and_one_row_of_hyperparameters(ti
     tags = events.Tags()
     scalars = {"train/loss", "train/updates_per_second", "val/loss", "val/error", "test_error"}
     assert scalars <= set(tags["scalars"])
-    assert [event.step for event in events.Images("memory")] == [5, 10, 15, 20]
+    assert [event.step for event in events.Images("work/memory")] == [5, 10, 15, 20]
     assert "configuration/text_summary" in tags["tensors"]
     assert "_hparams_/session_start_info" in events.summary_metadata
     assert len(list(tmp_path.rglob("events.out.tfevents*"))) == 1
@@ -59,7 +59,7 @@ def test_tensorboard_has_scalars_pictures_text_and_one_row_of_hyperparameters(ti
 
 def test_models_without_a_memory_draw_none(tiny, tmp_path):
     train(compose(*tiny, "model=lstm"), tmp_path)
-    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["confusion"]
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == ["work/confusion"]
 
 
 def test_evaluate_reproduces_the_recorded_number(tiny, tmp_path):
