@@ -57,9 +57,9 @@ def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
 def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
     """``${run_name:…}``: a folder's name, which says in what a run differs from the defaults."""
     named = {"model", "control", "model.hidden_size", "seed", "experiment", "threads", "device"}
-    pairs = [word.partition("=") for word in overrides]
+    pairs = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}  # the last holds
     parts = [f"{label}-{units}"]
-    for key, _, value in pairs:
+    for key, value in pairs.items():
         if key.lstrip("+") not in named and not key.endswith("_dir"):
             short = "" if key == "task" else f"{key.rpartition('.')[2].lstrip('+')}="
             parts.append(short + re.sub(r"[^\w.=+-]+", "-", value))
