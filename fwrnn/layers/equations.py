@@ -8,11 +8,13 @@ NIPS 2016, arXiv:1610.06258v3, section 3 and supplement B. One step of the netwo
     h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + A(t) h_s(t+1)]),  s = 0 … S-1            (2), (5)
     h(t+1)     = h_S(t+1)
 
-where g = 1 in the paper. Here g can also be learned (``read_gain``); what is asked is then the
-direction of h_s alone, A(t) h_s / (H · rms(h_s)), so that what is found is of the size of what was
-written, however many units there are and however large h_s has become:
+where g = 1 in the paper. Here g can also be learned (``read_gain``). What is asked is then the
+direction of h_s alone, so that what is found is of the size of what was written, however many units
+there are and however large h_s has become; and what is found is bounded, so that a read never
+drowns the input, however much was written:
 
-    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])        (2'), (5')
+    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + mean z² / 4)]),
+    z = A(t) h_s(t+1) / (H rms(h_s(t+1)))                                              (2'), (5')
 
 The memory A is read first, S times, and then written once, with the final state only. It belongs
 to one sequence: rows of a batch never share it. It is not a parameter: λ and η are constants.
@@ -35,6 +37,7 @@ from fwrnn.layers.rule import Rule
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 NORM_EPS = 1e-5
 QUERY_EPS = 1e-6  # added to the squared length of a query
+READ_LIMIT = 4.0  # the mean square that a learned read cannot reach
 
 
 class SlowWeights(NamedTuple):
@@ -92,7 +95,7 @@ def inner_loop(
             found = read(query)
         else:
             query = direction(state)
-            found = slow.read_gain * read(query)
+            found = slow.read_gain * bounded(read(query))
         state = activation(layer_norm(boundary + found, slow))
     return state, query
 
@@ -101,6 +104,11 @@ def direction(query: Tensor) -> Tensor:
     """q / (H · rms(q)): what a learned read asks, whose entries are about 1/H in size. (…, H)."""
     units = query.shape[-1]
     return query * (units * (query.square().sum(-1, keepdim=True) + QUERY_EPS)).rsqrt()
+
+
+def bounded(found: Tensor) -> Tensor:
+    """z / √(1 + mean z² / 4): z where that is small, 2 z / rms(z) where it is large. (…, H)."""
+    return found * (1 + found.square().mean(-1, keepdim=True) / READ_LIMIT).rsqrt()
 
 
 def read(memory: Tensor, query: Tensor) -> Tensor:

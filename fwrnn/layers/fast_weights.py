@@ -302,11 +302,13 @@ class FastWeightsRNN(_FastWeightsModule):
     That is the paper's layer, ``FastWeightsRNN(input_size, hidden_size, nonlinearity="relu",
     read_gain="fixed")``. Its A h grows with H and with what was written, and after layer
     normalisation drowns the input, unless the data is made of little but things to recall. So by
-    default what is read is of the size of what was written, and counts as much as is learned:
+    default what is read is of the size of what was written, bounded, and counts as much as is
+    learned:
 
     .. code-block:: text
 
-        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g A(t) h_s(t+1) / (H rms(h_s(t+1)))])
+        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + mean z² / 4)]),
+        z = A(t) h_s(t+1) / (H rms(h_s(t+1)))
 
     with g = 24 w and w, one number per unit, a parameter that starts at 0. (The 24 lets w be
     learned at the rates of other parameters.) ``fwrnn battery`` compares it with ``nn.RNN``.

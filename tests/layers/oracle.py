@@ -41,7 +41,9 @@ def run(x, weights, decay, fast_lr, inner_steps, f, trap=None):
             found = np.stack([a @ row for a, row in zip(read, h, strict=True)])
             if "read_weight_l0" in weights:
                 lengths = np.sqrt((h * h).sum(1, keepdims=True) + 1e-6)
-                found = 24 * weights["read_weight_l0"] * found / (lengths * np.sqrt(size))
+                found = found / (lengths * np.sqrt(size))
+                found = found / np.sqrt(1 + np.mean(found**2, 1, keepdims=True) / 4)
+                found = 24 * weights["read_weight_l0"] * found
             total = bracket + found
             h = f(_norm(total, weights, axis=0 if trap == "norm over the batch" else 1))
         if trap != "h_0 written before A is read":

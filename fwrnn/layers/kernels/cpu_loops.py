@@ -200,9 +200,7 @@ def _forward_block(c, kind, constants, block, slot):
                 along, work, past + row, j, strengths, newest + j - 1, asked, saved, found, count
             )
             if c.read_gain:
-                factor = v.per_direction(along, work, asked, count, units)
-                v.scale(saved, found, factor, saved, found, count)
-                v.add_gained(along, read_gain, saved, found, saved, z, count)
+                v.add_read(along, work, asked, read_gain, saved, found, z, count, units)
             if c.layer_norm:
                 store(
                     saved, c.scales_at + inner * lanes, v.normalise(along, saved, z, count, units)
@@ -312,7 +310,7 @@ def _backward_block(c, kind, constants, block, slot):
                 grad_found = grad
                 if c.read_gain:
                     found, grad_found = c.found_at + inner * row, scaled
-                    v.gained_back(
+                    v.read_back(
                         along, saved, found, read_gain, work, grad, asked, totals + 2 * row,
                         scaled, grad_query, count, units,
                     )  # fmt: skip

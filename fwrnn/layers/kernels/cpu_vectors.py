@@ -11,7 +11,7 @@ All arrays are flat, and a name that ends in ``_at`` is where in its array somet
 
 from numba import carray, njit
 
-from fwrnn.layers.equations import NORM_EPS, QUERY_EPS
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT
 from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.simd import (
     MANY,
@@ -401,35 +401,61 @@ def per_direction(along, query, at, count, units):
 
 
 @njit
-def add_gained(along, read_gain, source, at, target, to, count):
-    """target += g ⊙ source."""
-    lanes = simd.width(source)
-    for i in range(count):
-        here = to + i * lanes
-        value = fma(_of_unit(along, read_gain, i), load(source, at + i * lanes), load(target, here))
-        store(target, here, value)
+def _bound(along, squares, limit):
+    """1 / √(1 + mean z² / 4), by which what is found is bounded, from the squares' sums."""
+    return simd.sqrt(limit / (_across(along, squares) + limit))
 
 
 @njit
-def gained_back(
-    along, saved, found, read_gain, work, grad, query, total, to, grad_query, count, units
-):
-    """From the gradient of g ⊙ z, at ``grad``, with z = c A q and c = 1 / (H rms(q)).
+def add_read(along, query, asked, read_gain, saved, found, to, count, units):
+    """What is at ``to`` += g ⊙ z / √(1 + mean z² / 4), z = A q / (H · rms(q)).
 
-    To that of A q, at ``to``; that of g adds up in ``total``, and that of q, by way of c, is added
-    at ``grad_query``: -(z · dz) H c² q.
+    A q, at ``found``, becomes z.
     """
-    lanes = simd.width(work)
-    factor, product = per_direction(along, work, query, count, units), simd.zero(work)
+    lanes = simd.width(query)
+    factor, squares = per_direction(along, query, asked, count, units), simd.zero(query)
+    for k in range(found, found + count * lanes, lanes):
+        value = load(saved, k) * factor
+        store(saved, k, value)
+        squares = fma(value, value, squares)
+    bound = _bound(along, squares, simd.number(query, units * READ_LIMIT))
     for i in range(count):
         k = i * lanes
-        value, answer = load(work, grad + k), load(saved, found + k)
+        value = load(saved, found + k) * bound
+        value = fma(_of_unit(along, read_gain, i), value, load(saved, to + k))
+        store(saved, to + k, value)
+
+
+@njit
+def read_back(
+    along, saved, found, read_gain, work, grad, query, total, to, grad_query, count, units
+):
+    """From the gradient of g ⊙ y, at ``grad``, to that of A q, at ``to``.
+
+    Here y = b z, b = 1 / √(1 + mean z² / 4), and z = c A q, c = 1 / (H rms(q)). With
+    dy = g ⊙ grad and p = y · dy it is dz = b (dy - y p / 4 H), and z · dz = b² p. The gradient of g
+    adds up in ``total``, and that of q, by way of c, is added at ``grad_query``: -(z · dz) H c² q.
+    """
+    lanes = simd.width(work)
+    squares, product = simd.zero(work), simd.zero(work)
+    for i in range(count):
+        k = i * lanes
+        answer = load(saved, found + k)
+        value = load(work, grad + k) * _of_unit(along, read_gain, i)
+        squares = fma(answer, answer, squares)
+        product = fma(value, answer, product)
+    limit = simd.number(work, units * READ_LIMIT)
+    bound = _bound(along, squares, limit)
+    product = _across(along, product) * bound
+    factor = per_direction(along, work, query, count, units)
+    scale, mean = bound * factor, simd.negative(product / limit)
+    for i in range(count):
+        k = i * lanes
+        value, answer = load(work, grad + k), load(saved, found + k) * bound
         store(work, total + k, fma(value, answer, load(work, total + k)))
         value = value * _of_unit(along, read_gain, i)
-        product = fma(value, answer, product)
-        store(work, to + k, value * factor)
-    product = _across(along, product) * factor * factor * simd.number(work, units)
-    product = simd.negative(product)
+        store(work, to + k, fma(answer, mean, value) * scale)
+    product = simd.negative(product * simd.number(work, units)) * scale * scale
     for k in range(0, count * lanes, lanes):
         store(work, grad_query + k, fma(product, load(work, query + k), load(work, grad_query + k)))
 

@@ -31,7 +31,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, SlowWeights
+from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT, SlowWeights
 from fwrnn.layers.kernels.trial import Case, constant_when_compiled
 from fwrnn.layers.rule import Rule
 
@@ -274,6 +274,7 @@ def _constants(
     return {
         "H": len(slow.weight_hh),
         "QUERY_EPS": QUERY_EPS,
+        "READ_LIMIT": READ_LIMIT,
         "S": int(rule.inner_steps),
         "RELU": rule.nonlinearity == "relu",
         "LAYER_NORM": slow.norm_weight is not None and rule.inner_steps > 0,

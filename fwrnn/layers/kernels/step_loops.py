@@ -318,9 +318,7 @@ def _forward_block(c, kind, block, slot):
             _dots(folded, block * units * units, units, units, work, edged, fade, saved, found)
         v.attend(True, work, past, c.past, work, weights, asked, saved, found, count)
         if c.read_gain:
-            factor = v.per_direction(True, work, asked, count, units)
-            v.scale(saved, found, factor, saved, found, count)
-            v.add_gained(True, read_gain, saved, found, saved, z, count)
+            v.add_read(True, work, asked, read_gain, saved, found, z, count, units)
         if c.gain:
             store(saved, scales + s * lanes, v.normalise(True, saved, z, count, units))
         asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
@@ -390,7 +388,7 @@ def _backward_block(c, kind, block, slot):
         grad_found = grad
         if c.read_gain:
             grad_found = scaled
-            v.gained_back(
+            v.read_back(
                 True, saved, z + row, read_gain, work, grad, asked, totals + 2 * row, scaled,
                 grad_query, count, units,
             )  # fmt: skip

@@ -77,6 +77,12 @@ def _per_direction(query, H: tl.constexpr, QUERY_EPS: tl.constexpr):
 
 
 @triton.jit
+def _bound(found, H: tl.constexpr, READ_LIMIT: tl.constexpr):
+    """1 / √(1 + mean z² / 4), by which what is found is bounded."""
+    return 1.0 / tl.sqrt(1.0 + tl.sum(found * found, 0) / (H * READ_LIMIT))
+
+
+@triton.jit
 def _times(matrix_ptr, vector_ptr, H: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr):
     """M v for an (H, H) matrix and a vector in memory, TILE columns at a time."""
     units = tl.arange(0, BLOCK_H)
@@ -151,7 +157,7 @@ def forward_loop(
     powers_ptr, strengths_ptr, states_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
     steps, batch,
     H: tl.constexpr, S: tl.constexpr, EPS: tl.constexpr, QUERY_EPS: tl.constexpr,
-    RELU: tl.constexpr,
+    READ_LIMIT: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
     READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     SAVE: tl.constexpr,
@@ -212,7 +218,7 @@ def forward_loop(
                 total *= _per_direction(state, H, QUERY_EPS)
                 if SAVE:
                     tl.store(found_ptr + read * H + units, total, mask=units < H)
-                total *= read_gain
+                total *= read_gain * _bound(total, H, READ_LIMIT)
             total += state if IDENTITY else bracket
             if LAYER_NORM:
                 centred = tl.where(units < H, total - tl.sum(total, 0) / H, 0.0)
@@ -242,7 +248,8 @@ def backward_loop(
     lengths_ptr, memory_ptr, weight_ptr, gain_ptr, read_gain_ptr, powers_ptr, strengths_ptr,
     grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr,
     grad_gains_ptr, grad_biases_ptr, grad_read_gains_ptr, steps, batch,
-    H: tl.constexpr, S: tl.constexpr, QUERY_EPS: tl.constexpr, RELU: tl.constexpr,
+    H: tl.constexpr, S: tl.constexpr, QUERY_EPS: tl.constexpr,
+    READ_LIMIT: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
     READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
@@ -309,10 +316,13 @@ def backward_loop(
             grad_read = grad
             if READ_GAIN:
                 found = _load_row(found_ptr, read, units, H)
+                bound = _bound(found, H, READ_LIMIT)
+                found *= bound
                 grad_read_gain += grad * found
-                factor = _per_direction(query, H, QUERY_EPS)
-                by_length = tl.sum(grad * read_gain * found, 0) * H * factor * factor
-                grad_read = grad * read_gain * factor
+                factor = bound * _per_direction(query, H, QUERY_EPS)
+                product = tl.sum(grad * read_gain * found, 0)
+                by_length = product * H * factor * factor
+                grad_read = (grad * read_gain - found * (product / (H * READ_LIMIT))) * factor
             tl.store(grad_reads_ptr + read * H + units, grad_read, mask=units < H)
             grad_query = _attend_past(
                 grad_read, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
