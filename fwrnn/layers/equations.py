@@ -82,11 +82,16 @@ def inner_loop(
     identity to A in place of the bracket: h_s+1 = f(LN[(A(t) + I) h_s]).
     ``inner_start="previous"`` is not in the paper: it starts from h_0 = h(t), so that with S = 1
     the step is f(LN[(W + A(t)) h(t) + C x]), a recurrent network without the additional depth.
+    ``inner_start="normalised"`` has layer normalisation in h_0, too, as most public code does.
 
     Returns h_S(t+1) and the last query h_S-1(t+1) as it was asked, both (…, H).
     """
     activation = ACTIVATIONS[rule.nonlinearity]
-    state = activation(bracket) if rule.inner_start == "candidate" else hidden
+    if rule.inner_start == "previous":
+        state = hidden
+    else:
+        normalised = rule.inner_start == "normalised"
+        state = activation(layer_norm(bracket, slow) if normalised else bracket)
     query = state
     for _ in range(rule.inner_steps):
         boundary = bracket if rule.boundary == "sustained" else state

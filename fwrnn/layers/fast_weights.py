@@ -331,8 +331,9 @@ class FastWeightsRNN(_FastWeightsModule):
             h_s+1 = f(LN[(A(t) + I) h_s]).
         read_gain: "unit" or "layer", the read with a g that is learned, one number per unit or
             one; or "fixed", the paper's.
-        inner_start: "candidate", h_0 = f(W h + C x) (the paper's), or "previous", h_0 = h(t),
-            which folds the memory into the recurrent matrix and takes the added depth away.
+        inner_start: "candidate", h_0 = f(W h + C x) (the paper's); "previous", h_0 = h(t), which
+            folds the memory into the recurrent matrix and takes the added depth away; or
+            "normalised", h_0 = f(LN[W h + C x]), for comparison, which has no fused kernel.
         backend: "auto", "matrix" (A as a matrix, the reference), "attention" (equation 4), or a
             fused kernel, "numba" (CPU) or "triton" (GPU), which gives way to attention for what it
             does not take; "auto" is the fastest that takes the input and, on the machine at hand,

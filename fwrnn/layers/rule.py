@@ -10,7 +10,7 @@ from numbers import Integral, Real
 
 NONLINEARITIES = ("tanh", "relu")
 BOUNDARIES = ("sustained", "identity")
-INNER_STARTS = ("candidate", "previous")
+INNER_STARTS = ("candidate", "previous", "normalised")
 READ_GAINS = ("unit", "layer", "fixed")
 BACKENDS = ("matrix", "attention", "numba", "triton")
 

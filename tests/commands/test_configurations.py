@@ -29,7 +29,7 @@ def flat(config) -> dict:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("control", [name for name in CONTROLS if name != "none"])
-def test_a_control_is_the_network_less_one_thing_on_every_task(task, control):
+def test_a_control_changes_one_thing_of_the_network_on_every_task(task, control):
     network = compose(f"task={task}", "model=fast_weights")
     less = compose(f"task={task}", "model=fast_weights", f"control={control}")
     assert (network.control, less.control) == ("none", control)

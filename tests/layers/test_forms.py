@@ -19,7 +19,7 @@ SETTINGS = st.fixed_dictionaries({
     "inner_steps": st.integers(0, 3),
     "layer_norm": st.booleans(),
     "boundary": st.sampled_from(["sustained", "identity"]),
-    "inner_start": st.sampled_from(["candidate", "previous"]),
+    "inner_start": st.sampled_from(["candidate", "previous", "normalised"]),
     "read_gain": st.sampled_from(["unit", "layer", "fixed"]),
     "num_layers": st.integers(1, 2),
     "bidirectional": st.booleans(),

@@ -46,6 +46,7 @@ def supports(
         and hidden.dtype in DTYPES
         and all(tensor.device.type == "cpu" for tensor in (drive, hidden, *others))
         and all(tensor.dtype == hidden.dtype for tensor in others)
+        and rule.inner_start != "normalised"  # which is for comparison only
         and is_installed()
     )
 

@@ -51,9 +51,11 @@ def supports(
     """Whether ``forward`` and ``backward`` take these tensors; shapes as in ``forward``.
 
     They take float32 (with a drive of half precision, too) or float64 on an NVIDIA GPU, H up to
-    256, T up to 1,024, and any ``rule``.
+    256, T up to 1,024, and any ``rule`` but the one with a normalised start.
     """
     steps, batch, size = drive.shape
+    if rule.inner_start == "normalised":
+        return False
     if not (0 < steps <= MAX_STEPS and 0 < size <= MAX_HIDDEN_SIZE and batch > 0):
         return False
     if drive.dtype not in DRIVE_DTYPES.get(hidden.dtype, ()):

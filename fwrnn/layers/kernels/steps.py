@@ -166,7 +166,7 @@ class _Plan:
 @functools.lru_cache(maxsize=256)
 def _plan(rule: Rule, scale: float, dtype: torch.dtype, shapes: tuple) -> _Plan | None:
     """The plan, made once, and not before the loops have passed their ``trial``."""
-    if dtype not in cpu.DTYPES or not cpu.is_installed():
+    if dtype not in cpu.DTYPES or rule.inner_start == "normalised" or not cpu.is_installed():
         return None
     find_fault = functools.partial(_fault, dtype)
     if not trial.passes("single step", torch.device("cpu"), dtype, find_fault, INSTEAD):
