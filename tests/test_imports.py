@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "learning": {"learning", "models", "machine"} | BASE,
     "benchmarks": {"benchmarks", "layers", "machine"},
     "comparison": {"comparison", "learning"} | BASE,
-    "commands": {"commands", "benchmarks", "comparison", "learning", "console"} | BASE,
+    "reproduction": {"reproduction", "comparison", "learning", "commands"} | BASE,
+    "commands": {"commands", "benchmarks", "comparison", "reproduction", "learning", "console"}
+    | BASE,
     "cli": {"errors", "commands"},
     "__main__": {"cli"},
     "__init__": {"layers", "learning"},  # when somebody asks for it, and for type checkers

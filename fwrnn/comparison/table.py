@@ -22,7 +22,7 @@ def terminal(comparisons: Sequence[Comparison], troubles: Sequence[Trouble], wid
     parts = []
     for comparison in comparisons:
         kept, left_out = _fitting(columns(comparison), width)
-        parts += [heading(comparison), "\n".join(_aligned(kept))]
+        parts += [heading(comparison), "\n".join(aligned(kept))]
         if left_out:
             parts[-1] += f"\nNot shown for want of room: {', '.join(left_out)}"
     parts.append(note(comparisons))
@@ -55,7 +55,8 @@ def _broken(name: str) -> list[str]:
     return re.findall(r"[^_. ]+[_. %]*", name) or [name]
 
 
-def _aligned(table: list[Column]) -> list[str]:
+def aligned(table: list[Column]) -> list[str]:
+    """Lines for a terminal: headings, a rule, and a line per row."""
     widths = [_column_width(column) for column in table]
     headings = [_broken(column.name) for column in table]
     height = max(map(len, headings))

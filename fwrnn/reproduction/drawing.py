@@ -1,0 +1,129 @@
+"""A picture of a target: ours beside the paper's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fwrnn.reproduction import published
+from fwrnn.reproduction.extras import SOLVED, curve
+from fwrnn.reproduction.results import Result
+from fwrnn.reproduction.targets import GAMES, Target
+
+COLOURS = {
+    "fast_weights": "tab:red", "multilevel": "tab:red", "fast_weights_learned_read": "tab:purple",
+    "lstm": "tab:blue", "irnn": "tab:green", "rnn": "tab:green", "associative_lstm": "tab:orange",
+    "convnet": "tab:brown",
+}  # fmt: skip
+
+
+def draw(target: Target, results: Sequence[Result], file: Path) -> None:
+    """Draw what there is of a target into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    found = [result for result in results if result.runs]
+    DRAWERS.get(target.name, _cells)(figure, target, found)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
+
+
+def _cells(figure, target: Target, results: Sequence[Result]) -> None:
+    """A line per cell: every seed, the mean with its interval, and the paper's."""
+    figure.set_size_inches(8, 1.2 + 0.3 * max(len(results), 2))
+    axes = figure.subplots()
+    for y, result in enumerate(results):
+        colour = COLOURS.get(result.cell.model, "0.3")
+        assert result.measured is not None  # as it has runs
+        mean, half = result.measured
+        axes.plot(result.numbers, [y] * len(result.numbers), ".", color=colour, alpha=0.5)
+        axes.errorbar(mean, y, xerr=half or 0, fmt="o", color=colour, capsize=3)
+        if result.cell.paper is not None:
+            axes.plot(result.cell.paper, y, "D", mfc="none", mec="black", markersize=7)
+    axes.set_yticks(
+        range(len(results)), [f"{r.cell.model}  {r.cell.column}" for r in results], fontsize=8
+    )
+    axes.invert_yaxis()
+    papers = [r.cell.paper for r in results if r.cell.paper is not None]
+    if min([x for r in results for x in r.numbers] + papers, default=0) > 0.1:
+        axes.set(xscale="log", xlabel="test error in %")
+    else:
+        axes.set_xscale("symlog", linthresh=0.01)
+        axes.set(xlabel="test error in %, linear below 0.01", xlim=(-0.0005, None))
+    axes.plot([], [], "o", color="0.3", label="ours: mean ± 95 % interval, seeds")
+    if papers:
+        axes.plot([], [], "D", mfc="none", mec="black", label="the paper's")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    axes.grid(axis="x", color="0.9")
+
+
+def _figure2(figure, target: Target, results: Sequence[Result]) -> None:
+    """Nats against updates, both on logarithmic axes: solid ours, dashed the paper's."""
+    axes = figure.subplots()
+    for result in results:
+        colour = COLOURS[result.cell.model]
+        for k, run in enumerate(result.runs):
+            label = f"{result.cell.model}, ours" if k == 0 else None
+            axes.plot(*curve(run, "updates", "val_loss"), color=colour, label=label, linewidth=1.2)
+    for model in ("fast_weights", "associative_lstm", "lstm", "irnn"):
+        updates, nats = published.curve("figure2", model)
+        axes.plot(updates[1:], nats[1:], "--", color=COLOURS[model], linewidth=1, alpha=0.8)
+    axes.plot([], [], "--", color="0.3", label="dashed: the paper's")
+    axes.set(xscale="log", yscale="log", xlabel="updates", ylabel="nats", xlim=(400, 8e5))
+    axes.axhline(SOLVED, color="0.8", linewidth=0.8, zorder=0)
+    axes.legend(fontsize=8)
+
+
+def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
+    """The greedy reward against frames: mean and range over seeds, dashed the paper's."""
+    figure.set_size_inches(11, 4.6)
+    for axes, size in zip(figure.subplots(1, len(GAMES)), GAMES, strict=True):
+        above = axes.twiny()
+        for result in results:
+            if result.cell.column != f"n{size}":
+                continue
+            colour = COLOURS[result.cell.model]
+            curves = [curve(run, "frames", "val_reward") for run in result.runs]
+            frames = max((each[0] for each in curves), key=len)
+            rewards = np.stack([np.interp(frames, *each) for each in curves])
+            label = f"{result.cell.model}, {len(curves)} seeds"
+            axes.plot(frames / 1e6, rewards.mean(0), color=colour, label=label)
+            axes.fill_between(
+                frames / 1e6, rewards.min(0), rewards.max(0), color=colour, alpha=0.15, linewidth=0
+            )
+            above.plot(
+                *published.curve(f"figure5-n{size}", result.cell.model), "--", color=colour,
+                linewidth=0.9, alpha=0.8,
+            )  # fmt: skip
+        axes.axhline(0.9, color="0.85", linewidth=0.8, zorder=0)
+        axes.set(ylim=(-1.02, 1.05), xlabel="millions of frames", ylabel="mean reward, greedy")
+        axes.set_title(f"{size}×{size}", pad=34)
+        axes.legend(loc="center right", fontsize=8)
+        above.set_xlabel("dashed: the paper's curves, in its steps", fontsize=8)
+
+
+def _lengths(figure, target: Target, results: Sequence[Result]) -> None:
+    """The error against the number of pairs, a line for each network: the mean over its seeds."""
+    axes = figure.subplots()
+    for result in results:
+        errors = next((extra.value for extra in result.extras if extra.name == "pairs"), None)
+        if errors is None:
+            continue
+        means = [max(float(np.mean(found)), 0.004) for found in errors.values()]
+        style = "-" if result.cell.column == 100 else ":"
+        name, colour = f"{result.cell.model} {result.cell.column}", "0.3"
+        axes.plot(
+            list(errors), means, style, marker=".", label=name,
+            color=COLOURS.get(result.cell.model, colour),
+        )  # fmt: skip
+    axes.set(
+        yscale="log", xlabel="pairs in a sequence; trained on 4",
+        ylabel="error in % (0 drawn at 0.004)",
+    )  # fmt: skip
+    axes.axvline(4, color="0.8", linewidth=0.8, zorder=0)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+DRAWERS = {"figure2": _figure2, "figure5": _figure5, "lengths": _lengths}

@@ -1,0 +1,86 @@
+"""Training the runs that are missing, several at once, each in a process of its own.
+
+Each is a sweep of one job, so that a run which is done is kept and one which was begun goes on, bit
+for bit, however this process and those ended.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fwrnn.reproduction.targets import Cell
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made: of this cell, with this seed, below this folder."""
+
+    cell: Cell
+    seed: int
+    root: Path
+    more: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.cell.folder / f"seed{self.seed}"
+
+    @property
+    def command(self) -> list[str]:
+        return [
+            sys.executable, "-m", "fwrnn", "train", "-m", *self.cell.train, f"seed={self.seed}",
+            "threads=1", *self.more, f"hydra.sweep.dir={self.root / self.cell.folder}",
+            "hydra.sweep.subdir=seed${seed}",
+        ]  # fmt: skip
+
+
+def train(jobs: Sequence[Job], at_once: int, done: Callable[[Job, str | None], None]) -> None:
+    """Do all jobs; ``done`` gets each, with what went wrong or None.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which every run heard too and saved its state.
+    """
+    running: set[subprocess.Popen] = set()
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = {pool.submit(_run, job, running): job for job in jobs}
+        try:
+            for future in as_completed(waiting):
+                done(waiting[future], future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()  # which saves, as Ctrl-C does
+                process.wait()
+            raise
+
+
+def _run(job: Job, running: set[subprocess.Popen]) -> str | None:
+    """Make a run; returns what went wrong, or None."""
+    _wait_for_others(job.folder)
+    process = subprocess.Popen(
+        job.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    running.add(process)
+    try:
+        _, said = process.communicate()
+    finally:
+        running.discard(process)
+    if process.returncode == 0:
+        return None
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "go on with" not in line), "no word of why")
+
+
+def _wait_for_others(folder: Path) -> None:
+    """Until nobody works on the run: of an earlier call that was killed, its trainings live on."""
+    while (folder / "run.lock").exists():
+        try:
+            with FileLock(folder / "run.lock", timeout=0):
+                return
+        except Timeout:
+            time.sleep(1)

@@ -1,0 +1,26 @@
+"""Make the tables of RESULTS.md anew from the runs kept in outputs/paper, and its figures.
+
+python scripts/update_results.py
+"""
+
+from pathlib import Path
+
+from fwrnn.reproduction.drawing import draw
+from fwrnn.reproduction.extras import with_extras
+from fwrnn.reproduction.page import updated
+from fwrnn.reproduction.results import result_of
+from fwrnn.reproduction.targets import TARGETS, kept_folder
+
+PAGE = Path(__file__).parents[1] / "RESULTS.md"
+
+
+def main() -> None:
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in ("figure2", "figure5", "lengths", "controls"):
+        results = [result_of(cell, Path("outputs/none")) for cell in TARGETS[name].cells]
+        results = [with_extras(name, result, None) for result in results]
+        draw(TARGETS[name], results, kept_folder() / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
