@@ -16,6 +16,8 @@ drowns the input, however much was written:
     h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + mean z² / 4)]),
     z = A(t) h_s(t+1) / (H rms(h_s(t+1)))                                              (2'), (5')
 
+With ``plain_read`` it is g A(t) h_s alone, the paper's read with an η that each unit learns.
+
 The memory A is read first, S times, and then written once, with the final state only. It belongs
 to one sequence: rows of a batch never share it. It is not a parameter: λ and η are constants.
 
@@ -98,6 +100,9 @@ def inner_loop(
         if slow.read_gain is None:
             query = state
             found = read(query)
+        elif rule.plain_read:
+            query = state
+            found = slow.read_gain * read(query)
         else:
             query = direction(state)
             found = slow.read_gain * bounded(read(query))

@@ -31,7 +31,8 @@ from fwrnn.layers.rule import READ_GAINS, Rule, one_of
 _PARAMETERS = (
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_weight", "norm_bias", "read_weight",
 )  # fmt: skip
-READ_SCALE = 24.0  # g = 24 w: w is then as small as other weights, and learned at their rates
+READ_SCALES = {"unit": 24.0, "layer": 24.0, "plain": 4.0}
+"""g = 24 w, or 4 w: w is then as small as other weights, and learned at their rates."""
 
 
 def _constant(name: str) -> Any:
@@ -90,6 +91,7 @@ class _FastWeightsModule(nn.Module):
         one_of("read_gain", read_gain, READ_GAINS)
         self._input_size, self._hidden_size = input_size, hidden_size
         self._bias, self._layer_norm, self._read_gain = bias, layer_norm, read_gain
+        self._read_scale = READ_SCALES.get(read_gain, 1.0)
         self._names = {}
         self.backend = backend
         self.rule = rule
@@ -105,7 +107,7 @@ class _FastWeightsModule(nn.Module):
             raise TypeError(
                 f"rule must be a Rule, got {type(rule).__name__}; set single constants by name"
             )
-        self._rule = rule
+        self._rule = replace(rule, plain_read=self.read_gain == "plain")
 
     @property
     def backend(self) -> str:
@@ -125,7 +127,7 @@ class _FastWeightsModule(nn.Module):
         if self.layer_norm:
             shapes |= {"norm_weight": (hidden,), "norm_bias": (hidden,)}
         if self.read_gain != "fixed":
-            shapes |= {"read_weight": (hidden if self.read_gain == "unit" else 1,)}
+            shapes |= {"read_weight": (1 if self.read_gain == "layer" else hidden,)}
         for name, shape in shapes.items():
             self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **factory)))
         # In the order of a ``Step``.
@@ -162,7 +164,7 @@ class _FastWeightsModule(nn.Module):
         if self._layer_norm:
             gain, shift = getattr(self, "norm_weight" + suffix), getattr(self, "norm_bias" + suffix)
         if self._read_gain != "fixed":
-            read_gain = READ_SCALE * getattr(self, "read_weight" + suffix)
+            read_gain = self._read_scale * getattr(self, "read_weight" + suffix)
             if self._read_gain == "layer":
                 read_gain = read_gain.expand(self.hidden_size)
         return SlowWeights(getattr(self, "weight_hh" + suffix), gain, shift, read_gain)
@@ -195,7 +197,7 @@ class _FastWeightsModule(nn.Module):
         """One layer in one direction, of its input (T, B, I), as ``kernels.recurrence`` runs it."""
         if lengths is None and sequence.shape[0] == 1:
             step = self._step(sequence[0], hidden, memory, suffix)
-            if found := step and steps.run(step, self.rule, READ_SCALE):
+            if found := step and steps.run(step, self.rule, self._read_scale):
                 hidden, memory = found
                 return hidden.clone().unsqueeze(0), hidden, memory
         drive, slow = self._drive(sequence, suffix), self._slow_weights(suffix)
@@ -330,7 +332,9 @@ class FastWeightsRNN(_FastWeightsModule):
         boundary: "sustained" (the paper's) or "identity" (supplement B, method 2):
             h_s+1 = f(LN[(A(t) + I) h_s]).
         read_gain: "unit" or "layer", the read with a g that is learned, one number per unit or
-            one; or "fixed", the paper's.
+            one; "plain", g A(t) h_s with g = 4 w, one number per unit, an η that is learned, the
+            most precise where all is recalling, and the first to fail where it is not; or "fixed",
+            the paper's.
         inner_start: "candidate", h_0 = f(W h + C x) (the paper's); "previous", h_0 = h(t), which
             folds the memory into the recurrent matrix and takes the added depth away; or
             "normalised", h_0 = f(LN[W h + C x]), for comparison, which has no fused kernel.
@@ -533,7 +537,7 @@ class FastWeightsRNN(_FastWeightsModule):
         memory = _of_layer(memory, 0)
         if lengths is None and sequence.shape[0] == 1:
             step = self._step(sequence[0], hidden[0], memory, "_l0")
-            if step and steps.reach(step, self.rule, READ_SCALE):
+            if step and steps.reach(step, self.rule, self._read_scale):
                 return "numba"
         with torch.no_grad():
             drive = self._drive(sequence, "_l0")
@@ -677,7 +681,7 @@ class FastWeightsRNNCell(_FastWeightsModule):
         if hx is None or type(hx) is FastWeightsState and type(hx[1]) is FastMemory:
             # The loops ask all that is asked below, and take less time than that.
             step = self._step(input, *(hx or (None, None)), "")
-            if found := step and steps.run(step, self.rule, READ_SCALE):
+            if found := step and steps.run(step, self.rule, self._read_scale):
                 return FastWeightsState(*found)
         self._check_input(input, self.weight_hh, (1, 2))
         shape = (*input.shape[:-1], self.hidden_size)

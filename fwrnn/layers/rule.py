@@ -11,7 +11,7 @@ from numbers import Integral, Real
 NONLINEARITIES = ("tanh", "relu")
 BOUNDARIES = ("sustained", "identity")
 INNER_STARTS = ("candidate", "previous", "normalised")
-READ_GAINS = ("unit", "layer", "fixed")
+READ_GAINS = ("unit", "layer", "plain", "fixed")
 BACKENDS = ("matrix", "attention", "numba", "triton")
 
 
@@ -29,6 +29,7 @@ class Rule:
     nonlinearity: str = "tanh"
     boundary: str = "sustained"
     inner_start: str = "candidate"
+    plain_read: bool = False  # of a gain that is learned: it multiplies A h_s as it is
 
     def __post_init__(self):
         for name in ("decay", "fast_lr", "inner_steps"):

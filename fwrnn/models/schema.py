@@ -104,7 +104,7 @@ class _Remembering:
 
 
 @dataclass(kw_only=True)
-@_constants(*Rule.__dataclass_fields__)
+@_constants(*(name for name in Rule.__dataclass_fields__ if name != "plain_read"))
 class FastWeightsConfig(_Remembering, RecurrentConfig):
     layer_norm: bool
     read_gain: str = "fixed"  # of runs from before it could be learned

@@ -20,7 +20,7 @@ SETTINGS = st.fixed_dictionaries({
     "layer_norm": st.booleans(),
     "boundary": st.sampled_from(["sustained", "identity"]),
     "inner_start": st.sampled_from(["candidate", "previous", "normalised"]),
-    "read_gain": st.sampled_from(["unit", "layer", "fixed"]),
+    "read_gain": st.sampled_from(["unit", "layer", "plain", "fixed"]),
     "num_layers": st.integers(1, 2),
     "bidirectional": st.booleans(),
 }).filter(

@@ -32,7 +32,7 @@ def test_pytorch_finds_no_fault_in_the_operator(form, steps, given, save):
         random("", steps, 2, 4), random("", 2, 4), random("memory", 2, 4, 4), random("", 4, 4),
         random("norm", 4), random("norm", 4), random("read", 4),
         torch.tensor([steps, 2]) if "lengths" in given else None,
-        form, 0.9, 0.1, 2, "tanh", "sustained", "candidate", save,
+        form, 0.9, 0.1, 2, "tanh", "sustained", "candidate", False, save,
     )  # fmt: skip
     torch.library.opcheck(torch.ops.fwrnn.recurrence, arguments)
 
@@ -132,10 +132,10 @@ def test_tensorboard_draws_its_graph(tmp_path):
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_padding_that_would_explode_changes_nothing(backend):
     settings = {"nonlinearity": "relu", "layer_norm": False, "bias": False, "fast_lr": 0.5}
-    made = FastWeightsRNN(3, 4, **settings, backend=backend)
+    made = FastWeightsRNN(3, 4, **settings, backend=backend, dtype=torch.float64)
     for parameter in made.parameters():
         nn.init.uniform_(parameter, 0, 1)
-    long, short = torch.zeros(60, 3), torch.full((2, 3), 3.0)
+    long, short = torch.zeros(60, 3).double(), torch.full((2, 3), 3.0).double()
     _, state = made(nn.utils.rnn.pack_sequence([long, short]))
     (state.hidden.sum() + state.memory.matrix().sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters())

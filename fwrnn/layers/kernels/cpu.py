@@ -255,7 +255,8 @@ class _Plan:
             cpu_loops.VERSION, along, self.blocks, steps, batch, units, count, rule.inner_steps,
             chunk,
             rule.nonlinearity == "tanh", normalised, rule.boundary == "identity",
-            rule.inner_start == "previous", *(table.data_ptr() for table in self._tables),
+            rule.inner_start == "previous", rule.plain_read,
+            *(table.data_ptr() for table in self._tables),
         )  # fmt: skip
         folds = given or steps > chunk
         self._work_sizes = [

@@ -36,7 +36,7 @@ from fwrnn.layers.kernels.simd import broadcast, load, store
 COUNTERS = ("next_block", "next_slot", "blocks_done")
 CONSTANTS = (
     "version", "along", "blocks", "steps", "batch", "units", "count", "inner_steps", "chunk",
-    "tanh", "layer_norm", "identity", "previous", "powers", "strengths",
+    "tanh", "layer_norm", "identity", "previous", "plain", "powers", "strengths",
 )  # fmt: skip
 SIZES = ("save", "normed_at", "found_at", "scales_at", "borders_at", "end_at", "work_size")
 ARRAYS = (
@@ -200,7 +200,9 @@ def _forward_block(c, kind, constants, block, slot):
                 along, work, past + row, j, strengths, newest + j - 1, asked, saved, found, count
             )
             if c.read_gain:
-                v.add_read(along, work, asked, read_gain, saved, found, z, count, units)
+                v.add_read(
+                    along, c.plain, work, asked, read_gain, saved, found, z, count, units
+                )  # fmt: skip
             if c.layer_norm:
                 store(
                     saved, c.scales_at + inner * lanes, v.normalise(along, saved, z, count, units)
@@ -311,8 +313,8 @@ def _backward_block(c, kind, constants, block, slot):
                 if c.read_gain:
                     found, grad_found = c.found_at + inner * row, scaled
                     v.read_back(
-                        along, saved, found, read_gain, work, grad, asked, totals + 2 * row,
-                        scaled, grad_query, count, units,
+                        along, c.plain, saved, found, read_gain, work, grad, asked,
+                        totals + 2 * row, scaled, grad_query, count, units,
                     )  # fmt: skip
                 v.attend_back(
                     along, work, past + row, grad_past + row, j, strengths, newest + j - 1,

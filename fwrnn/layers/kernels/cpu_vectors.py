@@ -407,12 +407,18 @@ def _bound(along, squares, limit):
 
 
 @njit
-def add_read(along, query, asked, read_gain, saved, found, to, count, units):
+def add_read(along, plain, query, asked, read_gain, saved, found, to, count, units):
     """What is at ``to`` += g ⊙ z / √(1 + mean z² / 4), z = A q / (H · rms(q)).
 
-    A q, at ``found``, becomes z.
+    A q, at ``found``, becomes z. If ``plain`` it is g ⊙ A q alone.
     """
     lanes = simd.width(query)
+    if plain:
+        for i in range(count):
+            k = i * lanes
+            value = fma(_of_unit(along, read_gain, i), load(saved, found + k), load(saved, to + k))
+            store(saved, to + k, value)
+        return
     factor, squares = per_direction(along, query, asked, count, units), simd.zero(query)
     for k in range(found, found + count * lanes, lanes):
         value = load(saved, k) * factor
@@ -428,15 +434,23 @@ def add_read(along, query, asked, read_gain, saved, found, to, count, units):
 
 @njit
 def read_back(
-    along, saved, found, read_gain, work, grad, query, total, to, grad_query, count, units
+    along, plain, saved, found, read_gain, work, grad, query, total, to, grad_query, count, units
 ):
     """From the gradient of g ⊙ y, at ``grad``, to that of A q, at ``to``.
 
     Here y = b z, b = 1 / √(1 + mean z² / 4), and z = c A q, c = 1 / (H rms(q)). With
     dy = g ⊙ grad and p = y · dy it is dz = b (dy - y p / 4 H), and z · dz = b² p. The gradient of g
     adds up in ``total``, and that of q, by way of c, is added at ``grad_query``: -(z · dz) H c² q.
+    If ``plain`` it is b = c = 1.
     """
     lanes = simd.width(work)
+    if plain:
+        for i in range(count):
+            k = i * lanes
+            value = load(work, grad + k)
+            store(work, total + k, fma(value, load(saved, found + k), load(work, total + k)))
+            store(work, to + k, value * _of_unit(along, read_gain, i))
+        return
     squares, product = simd.zero(work), simd.zero(work)
     for i in range(count):
         k = i * lanes

@@ -51,10 +51,10 @@ def supports(
     """Whether ``forward`` and ``backward`` take these tensors; shapes as in ``forward``.
 
     They take float32 (with a drive of half precision, too) or float64 on an NVIDIA GPU, H up to
-    256, T up to 1,024, and any ``rule`` but the one with a normalised start.
+    256, T up to 1,024, and any ``rule`` but with a normalised start or a plain read.
     """
     steps, batch, size = drive.shape
-    if rule.inner_start == "normalised":
+    if rule.inner_start == "normalised" or rule.plain_read:
         return False
     if not (0 < steps <= MAX_STEPS and 0 < size <= MAX_HIDDEN_SIZE and batch > 0):
         return False

@@ -32,7 +32,7 @@ FUSED: dict[str, ModuleType] = {"numba": cpu, "triton": gpu}
 _INPUTS = (
     "Tensor weight_hh, Tensor? norm_weight, Tensor? norm_bias, Tensor? read_gain, "
     "Tensor? lengths, str form, float decay, float fast_lr, int inner_steps, str nonlinearity, "
-    "str boundary, str inner_start"
+    "str boundary, str inner_start, bool plain_read"
 )
 _library = torch.library.Library("fwrnn", "DEF")
 _library.define(
@@ -85,10 +85,10 @@ def is_observed(drive: Tensor) -> bool:
     return tracer is not None and tracer.get_proxy_mode() is not None
 
 
-def _constants(rule: Rule) -> tuple[float, float, int, str, str, str]:
+def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
     return (
         float(rule.decay), float(rule.fast_lr), int(rule.inner_steps),
-        rule.nonlinearity, rule.boundary, rule.inner_start,
+        rule.nonlinearity, rule.boundary, rule.inner_start, rule.plain_read,
     )  # fmt: skip
 
 
@@ -290,7 +290,7 @@ def _tangents(tensors, rule: Rule, tangents) -> tuple[Tensor, Tensor]:
 def _setup_context(ctx, inputs, output):
     *tensors, form = inputs[:9]
     ctx.count = len(inputs)
-    _Transformed.setup_context(ctx, (*tensors, form, Rule(*inputs[9:15]), None), output)
+    _Transformed.setup_context(ctx, (*tensors, form, Rule(*inputs[9:16]), None), output)
 
 
 def _differentiate(ctx, *grads):
@@ -316,7 +316,7 @@ def _in_parts(function, at):
 
     def call(*arguments):
         slow, (lengths, form) = SlowWeights(*arguments[at : at + 4]), arguments[at + 4 : at + 6]
-        rule, rest = Rule(*arguments[at + 6 : at + 12]), arguments[at + 12 :]
+        rule, rest = Rule(*arguments[at + 6 : at + 13]), arguments[at + 13 :]
         return function(*arguments[:at], slow, lengths, form, rule, *rest)
 
     return call

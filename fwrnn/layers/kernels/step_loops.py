@@ -24,7 +24,7 @@ from fwrnn.layers.kernels.simd import load, store
 COUNTERS = ("next_block", "next_slot", "blocks_done")
 # ``past`` states were written before. ``wide`` is the numbers in the padded rows of C.
 CONSTANTS = (
-    "version", "inner_steps", "tanh", "identity", "previous", "rule",
+    "version", "inner_steps", "tanh", "identity", "previous", "plain", "rule",
     "blocks", "inputs", "units", "count", "wide", "past", "folds", "one_gain", "save",
     "work_size", "saved_size",
 )  # fmt: skip
@@ -318,7 +318,7 @@ def _forward_block(c, kind, block, slot):
             _dots(folded, block * units * units, units, units, work, edged, fade, saved, found)
         v.attend(True, work, past, c.past, work, weights, asked, saved, found, count)
         if c.read_gain:
-            v.add_read(True, work, asked, read_gain, saved, found, z, count, units)
+            v.add_read(True, c.plain, work, asked, read_gain, saved, found, z, count, units)
         if c.gain:
             store(saved, scales + s * lanes, v.normalise(True, saved, z, count, units))
         asked = new if s == c.inner_steps - 1 else query + (s + 1) % 2 * row
@@ -389,8 +389,8 @@ def _backward_block(c, kind, block, slot):
         if c.read_gain:
             grad_found = scaled
             v.read_back(
-                True, saved, z + row, read_gain, work, grad, asked, totals + 2 * row, scaled,
-                grad_query, count, units,
+                True, c.plain, saved, z + row, read_gain, work, grad, asked, totals + 2 * row,
+                scaled, grad_query, count, units,
             )  # fmt: skip
         v.attend_back(
             True, work, past, grad_past, c.past, work, weights, asked, grad_found, grad_query,

@@ -122,7 +122,8 @@ class _Plan:
         self.table = torch.tensor([rule.decay, rule.fast_lr, scale, 1], dtype=dtype, device="cpu")
         constants = (
             step_loops.VERSION, rule.inner_steps, rule.nonlinearity == "tanh",
-            rule.boundary == "identity", rule.inner_start == "previous", self.table.data_ptr(),
+            rule.boundary == "identity", rule.inner_start == "previous", rule.plain_read,
+            self.table.data_ptr(),
             batch, inputs, units, count, wide, past, self.folds, self.one_gain,
         )  # fmt: skip
         # By which loop, and whether something is saved.
