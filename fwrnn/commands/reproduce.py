@@ -22,14 +22,15 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT
 
 from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive
-from fwrnn.errors import RunFailed, UserError
+from fwrnn.errors import Interrupted, RunFailed, UserError
 from fwrnn.reproduction import results, words
 from fwrnn.reproduction.results import Result, Run, result_of
-from fwrnn.reproduction.retrain import Job, train
+from fwrnn.reproduction.retrain import Job, set_aside, train
 from fwrnn.reproduction.targets import TARGETS, Target
 
 DESCRIPTION = """\
@@ -166,6 +167,9 @@ def _retrain(found: list[Result], options) -> list[str]:
     for result in found:
         seeds = range(options.seeds or result.cell.seeds)
         good = {run.seed for run in result.runs if run.holds}
+        for run in result.runs:
+            if not run.holds and run.folder.is_relative_to(options.output):
+                set_aside(run.folder)
         jobs += [Job(result.cell, s, options.output, more) for s in seeds if s not in good]
     if not jobs:
         return []
@@ -178,5 +182,9 @@ def _retrain(found: list[Result], options) -> list[str]:
             bar.set_postfix_str(f"{job.cell.folder} seed {job.seed}")
             bar.update()
 
-        train(jobs, options.jobs, done)
+        try:
+            train(jobs, options.jobs, done)
+        except KeyboardInterrupt:
+            words = "stopped, nothing is lost; the same command goes on"
+            raise Interrupted(words, SIGINT) from None
     return failed

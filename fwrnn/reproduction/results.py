@@ -124,7 +124,8 @@ def result_of(cell: Cell, own: Path, shipped: bool = True) -> Result:
                 run.score(cell.score)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # unfinished or broken: missing
-            found[run.seed] = run
+            if path.parent.name == f"seed{run.seed}":  # and not what was set aside
+                found[run.seed] = run
     return Result(cell, tuple(found[seed] for seed in sorted(found)))
 
 

@@ -4,12 +4,14 @@ Each is a sweep of one job, so that a run which is done is kept and one which wa
 for bit, however this process and those ended.
 """
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,11 +41,20 @@ class Job:
         ]  # fmt: skip
 
 
+def set_aside(folder: Path) -> None:
+    """Give a run another name, so that it is made again."""
+    for n in count(1):
+        other = folder.with_name(f"{folder.name}-outdated{n}")
+        if not other.exists():
+            folder.rename(other)
+            return
+
+
 def train(jobs: Sequence[Job], at_once: int, done: Callable[[Job, str | None], None]) -> None:
     """Do all jobs; ``done`` gets each, with what went wrong or None.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, which every run heard too and saved its state.
+        KeyboardInterrupt: Ctrl-C, after every run saved its state.
     """
     running: set[subprocess.Popen] = set()
     with ThreadPoolExecutor(at_once) as pool:
@@ -54,7 +65,8 @@ def train(jobs: Sequence[Job], at_once: int, done: Callable[[Job, str | None], N
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(running):
-                process.terminate()  # which saves, as Ctrl-C does
+                process.send_signal(signal.SIGINT)  # upon which it saves its state
+            for process in list(running):
                 process.wait()
             raise
 
@@ -63,8 +75,9 @@ def _run(job: Job, running: set[subprocess.Popen]) -> str | None:
     """Make a run; returns what went wrong, or None."""
     _wait_for_others(job.folder)
     process = subprocess.Popen(
-        job.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    )
+        job.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        start_new_session=True,  # Ctrl-C is for this process, which then tells the others, once
+    )  # fmt: skip
     running.add(process)
     try:
         _, said = process.communicate()

@@ -116,6 +116,18 @@ def test_retraining_does_what_is_missing_and_nothing_twice(small, tmp_path, caps
     assert {p: p.stat().st_mtime_ns for p in metrics} == metrics  # as they were
 
 
+def test_a_run_that_the_code_does_not_repeat_is_made_again(small, tmp_path, capsys):
+    words = [*small, "--seeds", "1", "--json"]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    folder = tmp_path / "own" / "small" / "rnn" / "seed0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"test_error": 0.0}))
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert (folder.parent / "seed0-outdated1" / "metrics.json").is_file()
+
+
 def test_a_training_that_fails_is_told_and_the_others_are_done(small, capsys):
     assert main([*small, "--seeds", "1", "--set", "trainer.learning_rate=-1"]) == 1
     told = capsys.readouterr().err
