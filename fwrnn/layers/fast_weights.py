@@ -250,7 +250,7 @@ class _FastWeightsModule(nn.Module):
         expected = [
             (*shape[:-1], memory.written.shape[-2], units),
             (*shape[:-1], memory.written.shape[-2]),
-            (*shape[:-1], *((units, units) if memory.is_folded else (0, 0))),
+            (*shape[:-1], *((units, units) if memory.is_folded() else (0, 0))),
             shape[:-1],
         ]
         for name, part, want in zip(FastMemory._fields, memory, expected, strict=True):
@@ -558,7 +558,7 @@ class FastWeightsRNN(_FastWeightsModule):
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
-        before = None if memory is None or memory.is_empty else memory.matrix()
+        before = None if memory is None or memory.is_empty() else memory.matrix()
         drive = self._drive(sequence, "_l0")
         states, *_ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
         # All states are known by now, so one pass over all steps at once repeats the inner loop.

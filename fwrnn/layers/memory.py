@@ -52,15 +52,13 @@ class FastMemory(NamedTuple):
             matrix.new_ones(batch),
         )
 
-    @property
     def is_folded(self) -> bool:
         """Whether some of it is a matrix."""
         return self.folded.shape[-1] > 0
 
-    @property
     def is_empty(self) -> bool:
         """Whether nothing was ever written, so that A = 0."""
-        return not self.is_folded and self.written.shape[-2] == 0
+        return not self.is_folded() and self.written.shape[-2] == 0
 
     def outgrows(self, steps: int) -> bool:
         """Whether with so many more states it would take more room than the matrix they make."""
@@ -71,17 +69,17 @@ class FastMemory(NamedTuple):
         faded = self.fade[..., None, None] * self.folded
         if self.written.shape[-2] == 0:
             units = self.written.shape[-1]
-            return faded if self.is_folded else faded.new_zeros(*self.fade.shape, units, units)
+            return faded if self.is_folded() else faded.new_zeros(*self.fade.shape, units, units)
         weighted = self.written * self.strengths.unsqueeze(-1)
         total = (weighted.transpose(-1, -2) @ self.written).to(self.written.dtype)
-        return total + faded if self.is_folded else total
+        return total + faded if self.is_folded() else total
 
     def read(self, query: Tensor) -> Tensor:
         """A q for queries (…, B, H), equation 4: attention over what was written."""
         found = torch.zeros_like(query)
         if self.written.shape[-2]:
             found = equations.attend(self.written, self.strengths, query)
-        if self.is_folded:
+        if self.is_folded():
             found = found + self.fade.unsqueeze(-1) * equations.read(self.folded, query)
         return found
 

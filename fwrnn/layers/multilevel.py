@@ -110,7 +110,7 @@ class MultiLevelFastWeights(nn.Module):
         coarse, *fine, again = drive.unbind(1)  # (R, B, H) each
         hidden = torch.zeros_like(coarse[0]) if hx is None else hx.hidden
         memory = FastMemory.empty(hidden) if hx is None else hx.memory
-        if memory.outgrows(len(coarse)) and not memory.is_empty:
+        if memory.outgrows(len(coarse)) and not memory.is_empty():
             memory = FastMemory.from_matrix(memory.matrix())
         seen = F.dropout(self._fine_states(fine), self.dropout, self.training)  # 3
         transitions = F.linear(seen, self.weight_integration)

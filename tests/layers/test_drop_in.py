@@ -136,8 +136,8 @@ def test_the_state_keeps_what_was_written_and_no_matrix(backend):
     layer = FastWeightsRNN(5, 7, backend=backend)
     _, state = layer(torch.randn(6, 3, 5))
     assert state.memory.written.shape == (1, 3, 6, 7)
-    assert not state.memory.is_folded
-    assert layer.initial_state(3).memory.is_empty
+    assert not state.memory.is_folded()
+    assert layer.initial_state(3).memory.is_empty()
     wanted = torch.einsum(
         "lbnh,lbnk,lbn->lbhk", *[state.memory.written] * 2, state.memory.strengths
     )

@@ -50,7 +50,7 @@ def choose(
     if backend in EAGER:
         return backend
     if backend == "auto" and drive.shape[0] == 1:
-        few = memory is None or not (memory.is_folded or memory.outgrows(1))
+        few = memory is None or not (memory.is_folded() or memory.outgrows(1))
         return "attention" if few else "matrix"
     # The fade, of the same device and dtype, stands for the matrix that will be made.
     given = None if memory is None else memory.fade
@@ -97,9 +97,9 @@ def recurrence(
         may be changed in place; and the memory after the last write.
     """
     check(backend)
-    if memory is not None and memory.is_empty:
+    if memory is not None and memory.is_empty():
         memory = None
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
         return states, states[-1], memory
     form = choose(backend, drive, hidden, memory, slow, rule, lengths)
@@ -115,6 +115,17 @@ def recurrence(
     given = None if memory is None else memory.matrix()
     states, hidden, written = operators.recurrence(form, drive, hidden, given, slow, rule, lengths)
     return states, hidden, _memory_after(written, given, rule, lengths)
+
+
+def _is_exporting() -> bool:
+    """Whether a program is made for other machines, in which there are no kernels."""
+    if _COMPILING_COUNTS and torch.compiler.is_dynamo_compiling():
+        return False
+    return torch.compiler.is_exporting()
+
+
+# Up to 2.10, PyTorch says of whatever torch.compile looks at that it is being exported.
+_COMPILING_COUNTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11)
 
 
 def _memory_after(

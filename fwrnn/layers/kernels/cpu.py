@@ -121,8 +121,8 @@ def saved_size(
     row = along * padded + (1 - along) * units * lanes
     reads = blocks * steps * rule.inner_steps
     borders = blocks * ((steps - 1) // cut_length(units)) * cut
-    saved = row * (blocks * steps + reads * (1 + read_gain) + borders * units)
-    return saved + reads * lanes * layer_norm + along * lanes
+    saved = row * (blocks * steps + reads * (1 + int(read_gain)) + borders * units)
+    return saved + reads * lanes * int(layer_norm) + along * lanes
 
 
 def backward(

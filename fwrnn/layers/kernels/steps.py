@@ -385,7 +385,7 @@ def _eager(step: Step, rule: Rule, scale: float) -> tuple[Tensor, Tensor]:
     if read_gain is not None:
         read_gain = (scale * read_gain).expand(hidden.shape[-1])
     slow = SlowWeights(step.weight_hh, step.norm_weight, step.norm_bias, read_gain)
-    folds = memory.is_folded or memory.outgrows(1)
+    folds = memory.is_folded() or memory.outgrows(1)
     form = eager.matrix if folds else eager.attention
     states, memory = form(drive, hidden, memory, slow, rule, None)
     return states[0], memory.folded if folds else memory.written
