@@ -123,7 +123,8 @@ def reproduced(target: Target, options) -> tuple[list[Result], list[str]]:
         again = [result_of(r.cell, options.output, shipped) for r in found]
         known = {run.folder: run for result in found for run in result.runs if run.holds}
         found = [_tested(result, options, known) for result in again]
-    found = [with_extras(target.name, r, options.device) for r in found]
+    shown = _shown(found, target.name, "looking into")
+    found = [with_extras(target.name, result, options.device) for result in shown]
     picture = options.output / f"{target.name}.png"
     draw(target, found, picture)
     if not options.json and not options.markdown:

@@ -63,7 +63,7 @@ def _figure2(figure, target: Target, results: Sequence[Result]) -> None:
     """Nats against updates, both on logarithmic axes: solid ours, dashed the paper's."""
     axes = figure.subplots()
     for result in results:
-        colour = COLOURS[result.cell.model]
+        colour = COLOURS.get(result.cell.model, "0.3")
         for k, run in enumerate(result.runs):
             label = f"{result.cell.model}, ours" if k == 0 else None
             axes.plot(*curve(run, "updates", "val_loss"), color=colour, label=label, linewidth=1.2)

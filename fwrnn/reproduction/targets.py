@@ -124,7 +124,8 @@ def _figure2() -> tuple[Cell, ...]:
         )
         for model in ("associative_lstm", "lstm", "irnn")
     ]  # fmt: skip
-    return (*(c for c in _table1() if c.folder == "table1/fast_weights-50"), *others)
+    ours = (f"table1/{LEARNED_READ}-50", "table1/fast_weights-50")
+    return (*(cell for cell in _table1() if cell.folder in ours), *others)
 
 
 CONTROLS = (
