@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fwrnn.comparison.reading import is_number, read_curve, read_json, read_yaml
 from fwrnn.config import GROUPS, Config, keys_of, migrated
 from fwrnn.errors import UserError
+from fwrnn.reading import LARGEST_SWEEP, is_number, read_curve, read_json, read_yaml
 
 LARGEST_CHECKPOINT = 2**30
-LARGEST_SWEEP = 2**23
 MOST_SETTINGS = 500
 OWN_FOLDERS = {"checkpoints", "pictures", "__pycache__"}
 BETTER_IF_MORE = {"reward", "accuracy", "return", "score", "won"}
