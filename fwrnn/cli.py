@@ -110,7 +110,9 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _say(message: object, status: int, shown: str = "") -> int:
-    print("fwrnn:", " ".join(str(message).split()), file=sys.stderr)
+    line = " ".join(str(message).split())  # it may quote what a stranger wrote
+    shown_line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    print("fwrnn:", shown_line, file=sys.stderr)
     if shown:
         print(shown, file=sys.stderr)
     return status

@@ -123,10 +123,7 @@ def settings_of(values: dict) -> dict[str, Any]:
     for group in ("task", "model"):
         if not isinstance(values.get(group), dict) or "name" not in values[group]:
             raise UserError(f"it is not of fwrnn: it has no {group}.name")
-    try:
-        values = migrated(values)
-    except Exception as error:  # whatever another program's values lead it to
-        raise UserError(f"it is not of fwrnn: {type(error).__name__}: {error}") from None
+    values = migrated(values)
     settings = {"control": keys_of(Config)["control"].default}
     for group, (key, schemas) in GROUPS.items():
         settings |= _defaults(group, schemas, values.get(group), key)
