@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from fwrnn.errors import RunFailed, UserError
+from fwrnn.files import unwritable, write_whole
 from fwrnn.reading import LARGEST_SWEEP, read_json
 
 STATES = "done", "failed", "interrupted", "running", "waiting"
@@ -58,10 +59,13 @@ class Sweep:
         )
 
     def _change(self, change: Callable[[dict], None]) -> None:
-        from fwrnn.learning.run_folder import write_whole
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".sweep.lock"):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(self.folder / ".sweep.lock").acquire()
+        except OSError as error:
+            instead = "hydra.sweep.dir=DIR chooses another folder"
+            raise unwritable(self.folder, error, instead) from error
+        with held:
             content = self.read() if self.file.exists() else {"command": [], "jobs": {}}
             change(content)
             write_whole(self.file, (json.dumps(content, indent=2) + "\n").encode())

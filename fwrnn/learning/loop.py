@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, get_origin
+from typing import TYPE_CHECKING, cast, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Progress:
     def __post_init__(self):
         """Raises TypeError for what no run saved."""
         for each in fields(self):
-            kind = get_origin(each.type) or each.type
+            kind = cast(type, get_origin(each.type) or each.type)
             if not isinstance(getattr(self, each.name), kind):
                 raise TypeError(f"{each.name} is no {kind.__name__}")
         if not all(isinstance(row, dict) for row in self.curve):

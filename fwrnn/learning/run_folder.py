@@ -19,6 +19,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ from PIL import Image
 from fwrnn.errors import UserError
 from fwrnn.files import write_whole
 from fwrnn.reading import is_number, read_json, read_yaml
+
+log = logging.getLogger("fwrnn")
 
 FORMAT = 1
 
@@ -48,9 +51,11 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.before_last = self.path / "checkpoints" / "last-1.pt"
         self.plain = self.path / "weights.npz"
+        self._written: bytes | None = None
 
     def write_config(self, config) -> None:
-        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        self._written = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()
+        write_whole(self.config, self._written)
 
     def write_metrics(self, metrics: dict) -> None:
         """What is not a finite number becomes null: NaN is no JSON."""
@@ -78,7 +83,13 @@ class RunFolder:
         write_whole(self.path / "pictures" / f"{name}.gif", gif)
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
-        """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``."""
+        """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``.
+
+        Where somebody removed the folder, the configuration comes back too: the run is whole.
+        """
+        if self._written is not None and not self.config.exists():
+            log.warning(f"{self.config} had been removed; it is written again")
+            write_whole(self.config, self._written)
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, **content}, buffer)
         write_whole(path, buffer.getbuffer(), keep=self.before_last if path == self.last else None)

@@ -125,6 +125,8 @@ def parse_idx(content: bytes, dimensions: int) -> np.ndarray:
     if len(content) < header:
         raise BrokenFile("ends inside its header")
     shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
+    if 0 in shape:  # of which numpy refuses those whose other sizes are large
+        raise BrokenFile("holds nothing, as its header has it")
     wanted = header + int(np.prod(shape, dtype=object))
     if len(content) != wanted:
         raise BrokenFile(f"has {len(content):,} bytes where its header promises {wanted:,}")
