@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _say(error, 1)
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"{where}{error.strerror or error}", 1)
 
 
 def _collect_less_garbage() -> None:
@@ -110,7 +111,9 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _say(message: object, status: int, shown: str = "") -> int:
-    print("fwrnn:", " ".join(str(message).split()), file=sys.stderr)
+    line = " ".join(str(message).split())  # it may quote what a stranger wrote
+    shown_line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    print("fwrnn:", shown_line, file=sys.stderr)
     if shown:
         print(shown, file=sys.stderr)
     return status

@@ -77,6 +77,12 @@ def at_least(least: int, name: str, value: int) -> None:
         raise ValueError(f"{name} must be {least} or more, got {value}")
 
 
+def at_most(most: int, name: str, value: int) -> None:
+    """Raises ValueError when ``value`` of the key ``name`` is above ``most``."""
+    if value > most:
+        raise ValueError(f"{name} must be {most:,} or less, got {value}")
+
+
 def added_settings(config: object, base: type) -> dict[str, Any]:
     """The settings, by name, that a configuration's class adds to those of ``base``."""
     shared = keys_of(base)
@@ -123,18 +129,25 @@ def read_config(values: DictConfig | dict, groups: Iterable[str] = tuple(GROUPS)
 
 
 def migrated(values: dict) -> dict:
-    """What was saved by an earlier version, as this one spells it."""
+    """What was saved by an earlier version, as this one spells it.
+
+    Raises:
+        UserError: what it says cannot be spelled so.
+    """
     once = {
         "rnn_layer_norm": "no_memory",
         "fast_weights_folded": "folded",
         "fast_weights_no_layer_norm": "no_layer_norm",
     }
     values, model, trainer = dict(values), values.get("model"), values.get("trainer")
-    if isinstance(model, dict) and model.get("name") in once:
+    if isinstance(model, dict) and str(model.get("name")) in once:
         values["control"] = once[model["name"]]
         values["model"] = {**model, "name": "fast_weights"}
     if isinstance(trainer, dict) and "warmup_updates" in trainer:  # before it was a share
-        share = trainer["warmup_updates"] / trainer["max_updates"]
+        try:
+            share = trainer["warmup_updates"] / trainer["max_updates"]
+        except (ArithmeticError, KeyError, TypeError):
+            raise UserError("trainer.warmup_updates is no part of trainer.max_updates") from None
         rest = {key: value for key, value in trainer.items() if key != "warmup_updates"}
         values["trainer"] = {**rest, "warmup": share}
     return values
@@ -144,7 +157,7 @@ def _schema_of(group: str, values: Any) -> type:
     key, schemas = GROUPS[group]
     if not isinstance(values, dict):
         raise UserError(f"{group} needs an option, got {values!r}; see fwrnn train --help")
-    name = str(values.get(key))
+    name = str(values.get(key))[:80]
     if name not in schemas:
         raise UserError(
             f"unknown {group}.{key} '{name}'{suggestion(name, schemas)} Known: {', '.join(schemas)}"
@@ -190,7 +203,7 @@ def _read_group(group: str, schema: type, values: dict) -> Any:
 def _typed(prefix: str, schema: type, values: dict) -> Any:
     """``schema(**values)`` with OmegaConf's conversions, and its complaints in one line."""
     keys = keys_of(schema)
-    unknown = [key for key in values if key not in keys]
+    unknown = [str(key) for key in values if key not in keys]
     if unknown:
         raise UserError(f"unknown key '{prefix}{unknown[0]}'{suggestion(unknown[0], keys)}")
     missing = [k for k, field in keys.items() if k not in values and field.default is MISSING]

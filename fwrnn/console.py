@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +24,14 @@ class ProgressBarHandler(logging.Handler):
             self.handleError(record)
 
 
+class FileHandler(logging.FileHandler):
+    """A log that is silent where it cannot be written: what must be, says so itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def messages_to(handler: logging.Handler, form: str) -> Iterator[None]:
     """While open, ``handler`` takes all messages, written as ``form`` says."""
@@ -37,7 +45,8 @@ def messages_to(handler: logging.Handler, form: str) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
 
 
 def on_terminal():
@@ -47,5 +56,5 @@ def on_terminal():
 
 def in_file(file: Path):
     """While open, messages go into ``file`` too, with their times."""
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = FileHandler(file, encoding="utf-8")
     return messages_to(handler, "[%(asctime)s][%(levelname)s] %(message)s")

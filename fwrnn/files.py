@@ -1,11 +1,14 @@
 """Writing files so that none is ever half-written."""
 
+import errno
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from fwrnn.errors import RunFailed
+from fwrnn.errors import RunFailed, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, content, keep: Path | None = None) -> None:
@@ -28,12 +31,20 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
         os.replace(beside, path)  # noqa: PTH105
         _sync_folder(path.parent)
     except OSError as error:
+        remedy = "; free some space, then go on" if error.errno in _FULL else ""
         raise RunFailed(
-            f"could not write {path}: {error.strerror}; what was there before is intact"
+            f"could not write {path}: {error.strerror}; what was there before is intact{remedy}"
         ) from error
     finally:  # a second Ctrl-C comes here too
         with suppress(OSError):  # not there, or its folder is none
             beside.unlink()
+
+
+def unwritable(folder: str | Path, error: OSError, instead: str) -> UserError:
+    """What to tell of a folder that cannot be written; ``instead`` is what to do about it, other
+    than to free some space where that is what lacks."""
+    remedy = "free some space" if error.errno in _FULL else instead
+    return UserError(f"cannot write to '{folder}': {error.strerror or error}; {remedy}")
 
 
 def _another_name(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """What machine this is."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -17,3 +18,11 @@ def processor() -> str | None:
     except (OSError, subprocess.SubprocessError):
         pass
     return platform.processor() or None
+
+
+def memory() -> int | None:
+    """Bytes of memory that the machine has, as far as the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has none of this
+        return None

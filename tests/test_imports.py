@@ -8,12 +8,13 @@ import pytest
 import fwrnn
 
 PACKAGE = Path(fwrnn.__file__).parent
-BASE = {"config", "errors", "files", "interfaces", "registry"}
+BASE = {"config", "errors", "files", "interfaces", "reading", "registry"}
 MAY_IMPORT = {
     "errors": set(),
     "console": set(),
     "files": {"errors"},
     "machine": set(),
+    "reading": {"errors"},
     "registry": {"errors"},
     "config": {"errors", "registry"},
     "interfaces": set(),

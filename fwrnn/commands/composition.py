@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, NoReturn
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
 from fwrnn.errors import UserError, suggestion
+from fwrnn.files import unwritable
 from fwrnn.registry import brought_configurations
 
 _EXTRAS = {
@@ -69,7 +71,24 @@ def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
     return name
 
 
+def _unused(folder: str) -> str:
+    """``${unused:outputs/sweeps/${now:…}}``: that folder, or with _2, _3, … if there is one; made.
+
+    Two sweeps may begin in the same second, and a clock may be set back.
+    """
+    for name in chain([folder], (f"{folder}_{k}" for k in count(2))):
+        try:
+            Path(name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # who writes there will say so
+            pass
+        return name
+    raise AssertionError("there is always a next number")
+
+
 OmegaConf.register_new_resolver("by", _by, replace=True)
+OmegaConf.register_new_resolver("unused", _unused, replace=True, use_cache=True)
 OmegaConf.register_new_resolver("draw", _draw, replace=True)
 OmegaConf.register_new_resolver("label", network_label, replace=True)
 OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
@@ -109,7 +128,7 @@ def run_with_hydra(
 ) -> None:
     """Compose a configuration from ``argv`` and call ``work``, once per job if it is a sweep.
 
-    ``begin`` gets the folder of a sweep before its first job.
+    ``begin`` gets the folder of a sweep before its first job. What it raises ends the sweep.
 
     Raises:
         UserError: the command line or a configuration is wrong.
@@ -122,8 +141,16 @@ def run_with_hydra(
     from hydra.types import RunMode
 
     _find_brought_configurations()
-    globals()["sweep_begins"] = begin
     failures: list[Exception] = []
+
+    def begun(folder: Path) -> None:
+        try:
+            begin(folder)
+        except Exception as error:  # Hydra would warn of it and go on
+            failures.append(error)
+            raise SystemExit from error
+
+    globals()["sweep_begins"] = begun
 
     def guarded(config: DictConfig) -> Any:
         now = HydraConfig.get()
@@ -151,6 +178,12 @@ def run_with_hydra(
         entry(guarded)()
     except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:
         raise UserError(explain(error)) from error
+    except SystemExit:
+        if not failures:
+            raise
+    except OSError as error:  # Hydra makes the folders
+        instead = "hydra.run.dir=DIR chooses another folder, hydra.sweep.dir=DIR that of a sweep"
+        raise unwritable(error.filename or "outputs", error, instead) from error
     if failures:
         raise failures[0]
 

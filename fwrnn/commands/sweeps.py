@@ -13,6 +13,8 @@ from typing import Any
 from filelock import FileLock
 
 from fwrnn.errors import RunFailed, UserError
+from fwrnn.files import unwritable, write_whole
+from fwrnn.reading import LARGEST_SWEEP, read_json
 
 STATES = "done", "failed", "interrupted", "running", "waiting"
 
@@ -27,12 +29,17 @@ class Sweep:
     def read(self) -> dict:
         """Raises UserError when there is no sweep, or its file is broken."""
         try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
-            return {"command": list(content["command"]), "jobs": dict(content["jobs"])}
+            content = read_json(self.file, LARGEST_SWEEP)
         except FileNotFoundError:
             raise UserError(f"there is no sweep at '{self.folder}': no sweep.json") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UserError) as error:
             raise UserError(f"{self.file} is broken: {error}") from None
+        command, jobs = content.get("command"), content.get("jobs")
+        if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+            raise UserError(f"{self.file} is broken: its command is not a list of words")
+        if not isinstance(jobs, dict) or not all(_is_job(job) for job in jobs.values()):
+            raise UserError(f"{self.file} is broken: a job in it has no state that is known")
+        return {"command": command, "jobs": jobs}
 
     def begin(self, command: list[str], jobs: list[list[str]]) -> None:
         """Note the command, and those of its jobs that are not known yet, as waiting."""
@@ -52,10 +59,13 @@ class Sweep:
         )
 
     def _change(self, change: Callable[[dict], None]) -> None:
-        from fwrnn.learning.run_folder import write_whole
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".sweep.lock"):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(self.folder / ".sweep.lock").acquire()
+        except OSError as error:
+            instead = "hydra.sweep.dir=DIR chooses another folder"
+            raise unwritable(self.folder, error, instead) from error
+        with held:
             content = self.read() if self.file.exists() else {"command": [], "jobs": {}}
             change(content)
             write_whole(self.file, (json.dumps(content, indent=2) + "\n").encode())
@@ -98,6 +108,13 @@ class Sweep:
             lines.append(f"go on with: fwrnn sweep resume {quoted(self.folder)}")
         statuses = [job.get("status", 1) for job in failed.values()]
         return "\n".join(lines), min(statuses, default=0)
+
+
+def _is_job(job: Any) -> bool:
+    """Whether it is what ``Sweep.begin`` and ``Sweep.set`` write."""
+    if not isinstance(job, dict) or job.get("state") not in STATES:
+        return False
+    return job.get("status", 0) in (0, 1, 2) and isinstance(job.get("folder"), str | None)
 
 
 def quoted(path: str | Path) -> str:

@@ -6,6 +6,7 @@ line's.
 
 import logging
 import sys
+import time
 from itertools import count
 from pathlib import Path
 from signal import SIGINT
@@ -16,7 +17,7 @@ from fwrnn.commands.sweeps import Sweep, quoted
 from fwrnn.config import Config, migrated, read_config
 from fwrnn.console import in_file, on_terminal
 from fwrnn.errors import Interrupted, UserError
-from fwrnn.learning.claim import Taken, claimed
+from fwrnn.learning.claim import Taken, claimed, holder
 
 if TYPE_CHECKING:
     from fwrnn.learning.run_folder import RunFolder
@@ -123,16 +124,17 @@ def _resume(run: str, argv: list[str]) -> None:
 
 
 def latest() -> Path:
-    """The run below outputs/ that was worked on last and has not ended."""
+    """The run below outputs/ that was worked on last, has not ended, and is not worked on now."""
     from fwrnn.learning.run_folder import RunFolder
 
-    checkpoints = sorted(
-        Path("outputs").rglob("checkpoints/last.pt"), key=lambda p: p.stat().st_mtime
-    )
-    unfinished = [p.parents[1] for p in checkpoints if not RunFolder(p.parents[1]).metrics.exists()]
-    if not unfinished:
+    now, found = time.time(), []
+    for checkpoint in Path("outputs").rglob("checkpoints/last.pt"):
+        folder, when = checkpoint.parents[1], checkpoint.stat().st_mtime
+        if not RunFolder(folder).metrics.exists() and holder(folder) is None:
+            found.append((when <= now, when, folder))  # the future: the clock was set back since
+    if not found:
         raise UserError("no run below outputs/ could go on; give a folder: resume=RUN")
-    return unfinished[-1]
+    return max(found)[-1]
 
 
 def resumed_config(saved: dict, argv: list[str]) -> Config:

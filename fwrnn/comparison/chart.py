@@ -16,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fwrnn.comparison.cells import heading, row_labels, score_cell, score_name
 from fwrnn.comparison.found import Run, Trouble
-from fwrnn.comparison.reading import read_curve
 from fwrnn.comparison.rows import Comparison, Row
 from fwrnn.errors import UserError
+from fwrnn.reading import read_curve
 
 MOST_ROWS = 24
 MOST_SECTIONS = 8

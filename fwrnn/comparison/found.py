@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fwrnn.comparison.reading import is_number, read_curve, read_json, read_yaml
 from fwrnn.config import GROUPS, Config, keys_of, migrated
 from fwrnn.errors import UserError
+from fwrnn.reading import LARGEST_SWEEP, is_number, read_curve, read_json, read_yaml
 
 LARGEST_CHECKPOINT = 2**30
-LARGEST_SWEEP = 2**23
 MOST_SETTINGS = 500
 OWN_FOLDERS = {"checkpoints", "pictures", "__pycache__"}
 BETTER_IF_MORE = {"reward", "accuracy", "return", "score", "won"}
@@ -124,10 +123,7 @@ def settings_of(values: dict) -> dict[str, Any]:
     for group in ("task", "model"):
         if not isinstance(values.get(group), dict) or "name" not in values[group]:
             raise UserError(f"it is not of fwrnn: it has no {group}.name")
-    try:
-        values = migrated(values)
-    except Exception as error:  # whatever another program's values lead it to
-        raise UserError(f"it is not of fwrnn: {type(error).__name__}: {error}") from None
+    values = migrated(values)
     settings = {"control": keys_of(Config)["control"].default}
     for group, (key, schemas) in GROUPS.items():
         settings |= _defaults(group, schemas, values.get(group), key)

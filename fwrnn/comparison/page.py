@@ -18,8 +18,8 @@ from fwrnn.comparison.cells import (
     whole,
 )
 from fwrnn.comparison.found import Run, Trouble
-from fwrnn.comparison.reading import is_number
 from fwrnn.comparison.rows import ABSENT, Comparison, short
+from fwrnn.reading import is_number
 
 STYLE = """
 :root { color-scheme: light; font: 15px/1.45 system-ui, sans-serif; color: #222; }

@@ -8,8 +8,8 @@ from typing import Any
 
 from fwrnn.comparison.found import Run, Score
 from fwrnn.comparison.intervals import Interval, interval
-from fwrnn.comparison.reading import is_number
 from fwrnn.errors import UserError, suggestion
+from fwrnn.reading import is_number
 
 NOT_COMPARED = {
     "seed", "device", "threads", "resume", "experiment", "trial", "task.data_dir", "task.cache_dir",

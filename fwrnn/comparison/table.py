@@ -9,8 +9,8 @@ from typing import Any
 
 from fwrnn.comparison.cells import Column, columns, heading, note, path_text, plain_word, text
 from fwrnn.comparison.found import Run, Trouble
-from fwrnn.comparison.reading import is_number
 from fwrnn.comparison.rows import ABSENT, FIRST, Comparison, Row
+from fwrnn.reading import is_number
 
 GAP = "  "
 PLAIN = re.compile(r"[A-Za-z /%]+")

@@ -104,7 +104,8 @@ class Adam:
         self.state.clear()
         for number, state in content["state"].items():
             parameter = parameters[number]
-            if state["exp_avg"].shape != parameter.shape:
+            shapes = [state[name].shape for name in ("step", "exp_avg", "exp_avg_sq")]
+            if shapes != [torch.Size(), parameter.shape, parameter.shape]:
                 raise ValueError("the optimizer's state is of parameters of other sizes")
             self.state[parameter] = {
                 name: state[name].to(parameter.device, copy=True)

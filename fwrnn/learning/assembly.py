@@ -12,6 +12,7 @@ from fwrnn.interfaces import Task
 from fwrnn.learning.kinds import Kind, kind_of
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import place_of
+from fwrnn.machine import memory
 from fwrnn.models.network import Network
 
 
@@ -25,11 +26,18 @@ class Assembly(NamedTuple):
     device: torch.device
 
 
-def assemble(config: Config) -> Assembly:
+class Misfit(UserError):
+    """Weights that are not of the model that a configuration describes."""
+
+
+def assemble(config: Config, sizes: dict[str, torch.Size] | None = None) -> Assembly:
     """Build what a configuration describes; the model's first weights come from its seed.
+
+    ``sizes`` are those that the model is to have, by the names of its ``state_dict``.
 
     Raises:
         UserError: a setting that the task, the model or this machine does not take.
+        Misfit: the model has other sizes; it has not been made.
     """
     on_cpu = getattr(config.trainer, "cpu_only", False) and config.device == "auto"
     device = choose_device("cpu" if on_cpu else config.device)
@@ -43,15 +51,36 @@ def assemble(config: Config) -> Assembly:
     except ValueError as error:
         raise UserError(f"task.{error}") from error
     try:
+        _check_size(kind, config, task, sizes)
         model = kind.network(config.model, task.spec)
         return Assembly(config, kind, task, model.to(device), device)
     except ValueError as error:
         raise UserError(f"model.{error}") from error
-    except (MemoryError, RuntimeError) as error:  # torch says a lack of memory by the latter
+    except (MemoryError, RuntimeError, OverflowError, TypeError) as error:  # so torch says it
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
             f"the model cannot be made here ({reason}); choose a smaller one"
         ) from error
+
+
+def _check_size(kind: Kind, config: Config, task: Task, sizes: dict | None) -> None:
+    """Look at the model without its numbers first: what is too large would take all memory.
+
+    Raises:
+        Misfit: it does not have the ``sizes``.
+        MemoryError: its weights are more than this machine has memory.
+    """
+    try:
+        with torch.device("meta"):
+            outline = kind.network(config.model, task.spec)
+    except (RuntimeError, NotImplementedError):  # a core that needs numbers to be made
+        return
+    weights = outline.state_dict()
+    if sizes is not None and sizes != {name: x.shape for name, x in weights.items()}:
+        raise Misfit("the weights are of another model than the configuration describes")
+    wanted, there = sum(x.nbytes for x in weights.values()), memory()
+    if there is not None and wanted > there:
+        raise MemoryError(f"it has {wanted / 2**30:,.0f} GiB of weights")
 
 
 def config_of(run: str | Path) -> Config:
@@ -86,13 +115,15 @@ def load_run(
         if not hasattr(config.task, "data_dir"):
             raise UserError(f"task {config.task.name} reads no data: leave --data-dir out")
         config.task.data_dir = data_dir
-    assembly = assemble(config)
-    best = folder.read_best(assembly.device)
+    best = folder.read_best(torch.device("cpu"))
     try:
-        assembly.model.load_state_dict(best["model"])
-        return assembly, best["update"]
-    except (KeyError, TypeError, AttributeError, RuntimeError):
+        weights, update = best["model"], best["update"]
+        sizes = {name: weight.shape for name, weight in weights.items()}
+        assembly = assemble(config, sizes)
+        assembly.model.load_state_dict(weights)
+    except (Misfit, KeyError, TypeError, AttributeError, RuntimeError):
         raise UserError(f"{folder.weights} does not fit the model of {folder.config}") from None
+    return assembly, update
 
 
 def keep_freed_memory() -> None:

@@ -5,12 +5,16 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from fwrnn.errors import UserError
+from fwrnn.files import unwritable
+from fwrnn.reading import read_json
+
+LOCK, ABOUT = "run.lock", ".run.lock.json"
 
 
 class Taken(UserError):
@@ -23,30 +27,56 @@ def claimed(folder: Path) -> Iterator[None]:
 
     Raises:
         Taken: another process holds it; says which.
-        OSError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, about = FileLock(folder / "run.lock"), folder / ".run.lock.json"
+    lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0.5, poll_interval=0.05)  # ``holder`` may be looking
     except Timeout:
-        raise Taken(f"'{folder}' is being worked on by {_holder(about)}") from None
+        raise Taken(f"'{folder}' is being worked on by {_told(folder)}") from None
+    except OSError as error:
+        instead = "hydra.run.dir=DIR chooses another folder; to resume a run, copy it to one"
+        raise unwritable(folder, error, instead) from error
+    about = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
     try:
-        holder = {
-            "process": os.getpid(),
-            "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
-        about.write_text(json.dumps(holder), encoding="utf-8")
+        with suppress(OSError):  # it is for people, and the disk may be full
+            (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
         yield
     finally:
-        about.unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / ABOUT).unlink()
         lock.release()
 
 
-def _holder(about: Path) -> str:
+def holder(folder: Path) -> str | None:
+    """Who works in the folder, in words; None when nobody does. Writes nothing there."""
+    if os.name != "posix":  # where one cannot look without taking it
+        return _told(folder) if (folder / ABOUT).is_file() else None
+    import fcntl
+
     try:
-        holder = json.loads(about.read_text(encoding="utf-8"))
-        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _told(folder)
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _told(folder: Path) -> str:
+    try:
+        about = read_json(folder / ABOUT)
+        return f"process {about['process']} on {about['host']}, since {about['since']}"[:200]
+    except (OSError, UserError, KeyError):
         return "another process"

@@ -8,8 +8,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, cast, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,15 @@ class Progress:
     recent: dict[str, list[float]] = field(default_factory=dict)
     curve: list[dict] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        """Raises TypeError for what no run saved."""
+        for each in fields(self):
+            kind = cast(type, get_origin(each.type) or each.type)
+            if not isinstance(getattr(self, each.name), kind):
+                raise TypeError(f"{each.name} is no {kind.__name__}")
+        if not all(isinstance(row, dict) for row in self.curve):
+            raise TypeError("the curve has no rows")
 
 
 class Trainer:
@@ -266,6 +275,8 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
         self.best_weights = content.get("best")
+        if self.best_weights is not None and _sizes(self.best_weights) != _sizes(content["model"]):
+            raise ValueError("the best weights are of another model")
         torch.set_rng_state(content["rng"].cpu())
         if "cuda_rng" in content:
             torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self.device)
@@ -306,6 +317,10 @@ class Trainer:
         if self.progress.best_update and self.best_weights is None:  # of an earlier version
             self.best_weights = self.folder.read_checkpoint(self.folder.best, self.device)["model"]
         self._write_derived()
+
+
+def _sizes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def learning_rate(update: int, config) -> float:

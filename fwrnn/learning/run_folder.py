@@ -19,6 +19,7 @@
 import csv
 import io
 import json
+import logging
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ from PIL import Image
 
 from fwrnn.errors import UserError
 from fwrnn.files import write_whole
+from fwrnn.reading import is_number, read_json, read_yaml
+
+log = logging.getLogger("fwrnn")
 
 FORMAT = 1
 
@@ -47,9 +51,11 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.before_last = self.path / "checkpoints" / "last-1.pt"
         self.plain = self.path / "weights.npz"
+        self._written: bytes | None = None
 
     def write_config(self, config) -> None:
-        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        self._written = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()
+        write_whole(self.config, self._written)
 
     def write_metrics(self, metrics: dict) -> None:
         """What is not a finite number becomes null: NaN is no JSON."""
@@ -77,7 +83,13 @@ class RunFolder:
         write_whole(self.path / "pictures" / f"{name}.gif", gif)
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
-        """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``."""
+        """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``.
+
+        Where somebody removed the folder, the configuration comes back too: the run is whole.
+        """
+        if self._written is not None and not self.config.exists():
+            log.warning(f"{self.config} had been removed; it is written again")
+            write_whole(self.config, self._written)
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, **content}, buffer)
         write_whole(path, buffer.getbuffer(), keep=self.before_last if path == self.last else None)
@@ -91,13 +103,11 @@ class RunFolder:
         if not self.path.is_dir():
             raise UserError(f"there is no run at '{self.path}'; give a folder that train wrote")
         try:
-            values = OmegaConf.to_container(OmegaConf.load(self.config))
+            values = read_yaml(self.config)
         except FileNotFoundError:
             raise UserError(f"'{self.path}' is not a run: it has no config.yaml") from None
-        except Exception as error:
+        except (OSError, UserError) as error:
             raise UserError(f"{self.config} is broken: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{self.config} is broken: it holds no keys")
         for key, value in _leaves(values):
             if isinstance(value, str) and "${" in value:  # which might read whoever tests it
                 raise UserError(
@@ -109,16 +119,18 @@ class RunFolder:
         """The results, empty when the run has not ended.
 
         Raises:
-            UserError: the file is broken.
+            UserError: the file is broken, or what it says was measured is no number.
         """
         try:
-            metrics = json.loads(self.metrics.read_text(encoding="utf-8"))
+            metrics = read_json(self.metrics)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, UserError) as error:
             raise UserError(f"{self.metrics} is broken: {error}") from None
-        if not isinstance(metrics, dict):
-            raise UserError(f"{self.metrics} is broken: it holds no keys")
+        for name, value in metrics.items():
+            measured = name.startswith(("test_", "val_", "train_"))
+            if measured and not isinstance(value, float | None) and not is_number(value):
+                raise UserError(f"{self.metrics} is broken: {name} is {str(value)[:80]!r}")
         return metrics
 
     @property
@@ -135,8 +147,7 @@ class RunFolder:
         if self.weights == self.best:
             return self.read_checkpoint(self.best, device)
         try:
-            with np.load(self.plain, allow_pickle=False) as arrays:
-                model = {name: torch.from_numpy(arrays[name]).to(device) for name in arrays.files}
+            model = {name: torch.from_numpy(x).to(device) for name, x in _arrays(self.plain)}
         except Exception:  # numpy and zipfile raise anything on damaged files
             raise UserError(f"{self.plain} does not hold plain arrays, or is broken") from None
         return {"model": model, "update": self.read_metrics().get("best_update")}
@@ -159,23 +170,25 @@ class RunFolder:
         return content
 
 
-def _leaves(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """All values of a nested dictionary, with dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield from (
-                (f"{prefix}{key}", item) for item in (value if isinstance(value, list) else [value])
-            )
+def _leaves(values: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """All values of nested dictionaries and lists, with dotted keys."""
+    if isinstance(values, dict | list):
+        inside = values.items() if isinstance(values, dict) else enumerate(values)
+        for name, value in inside:
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, values
 
 
 def check_archive(path: Path) -> None:
     """Compare a checkpoint's parts with their checksums; it is a zip archive of stored parts.
 
     Raises:
+        FileNotFoundError: it is not there, or no file.
         ValueError: a part is damaged, or would take more memory than the file has bytes.
     """
+    if not path.is_file():  # nobody waits for the writer of a pipe
+        raise FileNotFoundError(path)
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
@@ -183,3 +196,25 @@ def check_archive(path: Path) -> None:
             raise ValueError("its parts are larger than the file")
         if archive.testzip() is not None:
             raise ValueError("a checksum differs")
+
+
+def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an .npz and their names; none has more numbers than the file has.
+
+    numpy's own reader takes the memory that a header asks for before it looks for the numbers.
+    """
+    check_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.namelist():
+            content = io.BytesIO(archive.read(part))
+            version = np.lib.format.read_magic(content)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, by_columns, dtype = read_header(content)
+            numbers = np.frombuffer(content.read(), dtype)
+            if len(numbers) != math.prod(shape):
+                raise ValueError("an array has not as many numbers as its header says")
+            array = numbers.reshape(shape, order="F" if by_columns else "C")
+            yield part.removesuffix(".npy"), np.array(array, order="C")

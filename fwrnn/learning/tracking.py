@@ -1,5 +1,8 @@
 """TensorBoard, and nothing else that writes to it."""
 
+import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +12,11 @@ from tensorboard.compat.proto.summary_pb2 import (
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+log = logging.getLogger("fwrnn")
+
 
 class Tracker:
-    """Writes a run's events into its folder.
+    """Writes a run's events into its folder; where that cannot be done the run goes on without.
 
     Args:
         folder: the run's folder.
@@ -19,21 +24,46 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, first_update: int = 1):
-        self._writer = SummaryWriter(str(folder), purge_step=first_update)
+        self._hook = threading.excepthook
+        threading.excepthook = self._in_thread
+        self._writer: SummaryWriter | None = None
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=first_update)
+        except OSError as error:
+            self._go_without(error)
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *exception) -> None:
-        self._writer.close()
+        self._tell(lambda writer: writer.close())
+        threading.excepthook = self._hook
+
+    def _tell(self, what: Callable[[SummaryWriter], object]) -> None:
+        if self._writer is not None:
+            try:
+                what(self._writer)
+            except OSError as error:
+                self._go_without(error)
+
+    def _go_without(self, error: OSError) -> None:
+        self._writer = None
+        log.warning(f"nothing more for TensorBoard: {error.strerror}; the run goes on without")
+
+    def _in_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, whose errors come back at the next call."""
+        theirs = type(failure.thread).__module__.startswith("tensorboard")
+        if not (theirs and issubclass(failure.exc_type, OSError)):
+            self._hook(failure)
 
     def scalars(self, values: dict[str, float], update: int) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, update)
+            self._tell(lambda writer, n=name, x=value: writer.add_scalar(n, x, update))
 
     def picture(self, name: str, pixels: np.ndarray, update: int) -> None:
         """``pixels`` are (height, width, 3) bytes. Named so that the curves come first."""
-        self._writer.add_image(f"work/{name}", pixels, update, dataformats="HWC")
+        where = f"work/{name}", pixels, update
+        self._tell(lambda writer: writer.add_image(*where, dataformats="HWC"))
 
     def animation(self, name: str, gif: bytes, update: int) -> None:
         """``gif`` is a GIF file's content, which TensorBoard plays among its images."""
@@ -43,7 +73,7 @@ class Tracker:
         self._add(summary, update)
 
     def text(self, name: str, markdown: str) -> None:
-        self._writer.add_text(name, markdown)
+        self._tell(lambda writer: writer.add_text(name, markdown))
 
     def hyperparameters(self, settings: dict, results: dict[str, float], update: int) -> None:
         """One row of the HPARAMS tab.
@@ -57,6 +87,4 @@ class Tracker:
 
     def _add(self, summary: Summary, update: int | None = None) -> None:
         """Write what ``SummaryWriter`` has no method for."""
-        file = self._writer.file_writer
-        assert file is not None  # until it is closed
-        file.add_summary(summary, update)
+        self._tell(lambda writer: writer._get_file_writer().add_summary(summary, update))

@@ -6,7 +6,7 @@ A core = one class here, one line in ``fwrnn.config.CORES``, one YAML in ``conf/
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, get_type_hints
 
-from fwrnn.config import added_settings, at_least
+from fwrnn.config import added_settings, at_least, at_most
 from fwrnn.layers.rule import BACKENDS, READ_GAINS, Rule, one_of
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from fwrnn.interfaces import TaskSpec
     from fwrnn.models.network import Network
+
+MOST_REPEATS = 1000
+"""Inner steps, copies or heads: more would seem to hang."""
 
 
 @dataclass(kw_only=True)
@@ -92,9 +95,11 @@ class _Remembering:
     """What both models with a fast memory check and say."""
 
     hidden_size: int
+    inner_steps: int
 
     def check_constants(self) -> None:
         """Raises ValueError for a constant out of range."""
+        at_most(MOST_REPEATS, "inner_steps", self.inner_steps)
         names = Rule.__dataclass_fields__
         Rule(**{name: value for name, value in vars(self).items() if name in names})
 
@@ -180,6 +185,11 @@ class IRNNConfig(RNNConfig):
 class AssociativeLSTMConfig(RecurrentConfig):
     copies: int
     heads: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("copies", "heads"):
+            at_most(MOST_REPEATS, name, getattr(self, name))
 
     @property
     def state_size(self) -> int:

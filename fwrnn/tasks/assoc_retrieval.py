@@ -13,6 +13,7 @@ which is whose scores 61.65 % error and 1.187 nats with the default four pairs.
 import re
 import string
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ SYMBOLS = string.ascii_lowercase + string.digits + "?"
 _FIRST_DIGIT = SYMBOLS.index("0")
 _BLANK = SYMBOLS.index("?")
 _STREAMS = {"train": 0, "val": 1, "test": 2}
-_LINE = re.compile(r"(((?:[a-z][0-9])+)\?\?([a-z]))(?:\t([0-9]))?")
+LARGEST_FILE = 2**26
+"""Bytes of a file of examples."""
+MOST_EXAMPLES = 10_000_000
 
 
 class AssocRetrieval:
@@ -35,11 +38,12 @@ class AssocRetrieval:
         pairs: key-value pairs per sequence, 1 to 26; the paper uses 4. T = 2 · pairs + 3.
         resample: whether every epoch of training has fresh examples, instead of the paper's fixed
             set.
-        train_size, val_size, test_size: examples per split; the paper's are the defaults.
+        train_size, val_size, test_size: examples per split, 1 to 10,000,000; the paper's are the
+            defaults.
         seed: every seed and split has a stream of its own.
 
     Raises:
-        ValueError: ``pairs`` outside 1 … 26, or an empty split.
+        ValueError: ``pairs`` outside 1 … 26, an empty split, or a huge one.
     """
 
     spec = TaskSpec(Symbols(vocabulary=len(SYMBOLS)), labels=tuple(string.digits))
@@ -62,6 +66,11 @@ class AssocRetrieval:
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name}_size must be 1 or more, got {size}")
+            if size > MOST_EXAMPLES:
+                raise ValueError(
+                    f"{name}_size must be {MOST_EXAMPLES:,} or less, got {size}; resample=true has "
+                    "fresh examples every epoch"
+                )
         self.pairs, self.resample, self.seed, self._sizes = pairs, resample, seed, sizes
 
     def split(self, name: str, epoch: int = 0) -> Examples:
@@ -168,25 +177,26 @@ def read_file(path: str | Path) -> list[Line]:
     """
     from_input = str(path) == "-"
     name = "standard input" if from_input else str(path)
-    content = sys.stdin.buffer.read() if from_input else Path(path).read_bytes()
+    with nullcontext(sys.stdin.buffer) if from_input else Path(path).open("rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"{name} is larger than {LARGEST_FILE >> 20} MiB; give it in parts")
     lines = []
     for number, line in enumerate(content.decode("utf-8-sig", errors="replace").split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
             continue
-        match = _LINE.fullmatch(line)
-        if match is None:
+        text, tab, answer = line.partition("\t")
+        try:
+            split_question(text)
+            if tab and not re.fullmatch("[0-9]", answer):
+                raise Malformed(len(text) + 1, "one digit, the answer, and nothing more", line)
+        except Malformed as error:
             raise ValueError(
-                f"{name}, line {number}: expected a sequence, or one, a tab and a digit, as in "
-                f"'c9k8j3f1??c<TAB>9', got {line[:80]!r}"
-            )
-        text, pairs, asked, target = match.groups()
-        if asked not in pairs:
-            raise ValueError(
-                f"{name}, line {number}: asks for {asked!r}, which is none of its keys: "
-                f"{line[:80]!r}"
-            )
-        lines.append(Line(text, encode(text), None if target is None else int(target)))
+                f"{name}, line {number}: {error}, in {line[:80]!r}; write it as "
+                "'c9k8j3f1??c<TAB>9', or without the answer"
+            ) from None
+        lines.append(Line(text, encode(text), int(answer) if tab else None))
     if not lines:
         raise ValueError(f"{name} holds no example; write lines such as 'c9k8j3f1??c<TAB>9'")
     return lines

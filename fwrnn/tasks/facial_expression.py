@@ -35,6 +35,7 @@ from fwrnn.tasks.schema import LAYOUTS
 
 log = logging.getLogger("fwrnn")
 
+MOST_FACES = 100_000  # drawn
 _FORMAT = 1  # of the cached files; raise it whenever the same sources give other arrays
 _SPLIT = 317  # seeds the order of people, which no setting changes: the test people stay the same
 
@@ -126,6 +127,11 @@ def _check(
         raise ValueError(
             f"identities must be more than val_identities + test_identities = {held_out}, so that "
             f"some are left for training, got {counts['identities']}"
+        )
+    if layout == "synthetic" and counts["identities"] * counts["images_per_identity"] > MOST_FACES:
+        raise ValueError(
+            f"identities times images_per_identity must be {MOST_FACES:,} or less, got "
+            f"{counts['identities']} and {counts['images_per_identity']}"
         )
     if not 0 <= max_unreadable <= 1:
         raise ValueError(f"max_unreadable must be a share, 0 to 1, got {max_unreadable}")

@@ -37,6 +37,8 @@ MD5 = {  # of the decompressed bytes
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+LARGEST = 2**26
+"""Bytes that are read of a file; MNIST's largest has 47,040,016."""
 _TIMEOUT = 20  # seconds that a mirror may be silent
 
 
@@ -90,12 +92,16 @@ def read_checked(path: Path, name: str) -> np.ndarray:
         BrokenFile: it holds something else; the message says what.
         OSError: it cannot be read.
     """
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(LARGEST + 1)
     if content[:2] == b"\x1f\x8b":
         try:
-            content = gzip.decompress(content)
+            with gzip.open(path) as file:
+                content = file.read(LARGEST + 1)
         except (EOFError, OSError, zlib.error):
             raise BrokenFile("is a damaged or incomplete gzip file") from None
+    if len(content) > LARGEST:
+        raise BrokenFile(f"holds more than {LARGEST >> 20} MiB, which none of MNIST's files does")
     array = parse_idx(content, dimensions=3 if "images" in name else 1)
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[name]:
         raise BrokenFile(f"is an IDX file of {len(array):,} entries, but not MNIST's {name}")
@@ -119,6 +125,8 @@ def parse_idx(content: bytes, dimensions: int) -> np.ndarray:
     if len(content) < header:
         raise BrokenFile("ends inside its header")
     shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
+    if 0 in shape:  # of which numpy refuses those whose other sizes are large
+        raise BrokenFile("holds nothing, as its header has it")
     wanted = header + int(np.prod(shape, dtype=object))
     if len(content) != wanted:
         raise BrokenFile(f"has {len(content):,} bytes where its header promises {wanted:,}")

@@ -79,8 +79,8 @@ BOMB = "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n"
     ("a: 1\n" * 100_000, "larger than 256 KiB"),
     ("a: " + "9" * 10_000, "not YAML"),
     ("task: !!python/object/apply:os.mkdir [pwned]", "not YAML"),
-    ("task: {name: a}\nmodel: {name: b}\ntrainer: {warmup_updates: 1, max_updates: 0}", "Zero"),
-    ("task: {name: a}\nmodel: {name: b}\ntrainer: {warmup_updates: x}", "KeyError"),
+    ("task: {name: a}\nmodel: {name: b}\ntrainer: {warmup_updates: 1, max_updates: 0}", "no part"),
+    ("task: {name: a}\nmodel: {name: b}\ntrainer: {warmup_updates: x}", "no part"),
     ("task: {name: a}\nmodel: {name: b}\n" + "".join(f"k{i}: 1\n" for i in range(600)), "than 500"),
 ], ids=lambda value: None if len(value) > 30 else str(value))  # fmt: skip
 def test_broken_configuration_is_listed(content, words, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from fwrnn.learning.games.play import evaluate_play
 from fwrnn.learning.kinds import Outcome, Pictures, Question
 
 GOAL = 0.9  # the reward of ``frames_to_0.9``
+MOST = 1_000_000  # games side by side
 USUAL = 1000  # games of a test, of runs that did not record how many
 
 
@@ -30,7 +31,10 @@ class Games:
     def test(self, task, model, device, question: Question, recorded: dict) -> Outcome:
         if question.file is not None:
             raise UserError("--data is for examples, and this task is played")
-        count = question.games or recorded.get(f"{question.split}_games", USUAL)
+        name = f"{question.split}_games"
+        count = question.games or recorded.get(name) or USUAL
+        if not isinstance(count, int) or not 0 < count <= MOST:
+            raise UserError(f"{name} must be a whole number from 1 to {MOST:,}, got {count}")
         result = evaluate_play(model, task, question.split, count, device)
 
         def draw() -> Pictures:

@@ -15,6 +15,7 @@ from fwrnn.errors import UserError
 LARGEST = 2**18
 """Bytes of a configuration or of metrics; those of a run have 2,000."""
 LARGEST_CURVE = 2**25
+LARGEST_SWEEP = 2**23
 DEEPEST = 20
 
 
