@@ -286,3 +286,16 @@ def test_closed_pipe_is_quiet():
     command = f"{sys.executable} -m fwrnn train --help | head -n 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert result.stderr == ""
+
+
+def test_a_run_that_has_not_ended_says_so_and_which_update_it_has(run, capsys):
+    (run / "metrics.json").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    assert "has not ended: its best weights so far, of update" in capsys.readouterr().out
+
+
+def test_a_folder_of_runs_names_them(run, capsys):
+    assert main(["evaluate", str(run.parent)]) == 2
+    told = one_line(capsys)
+    assert "is no run but holds" in told
+    assert str(run) in told

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "learning": {"learning", "models", "machine"} | BASE,
     "benchmarks": {"benchmarks", "layers", "machine"},
     "comparison": {"comparison", "learning"} | BASE,
-    "reproduction": {"reproduction", "comparison", "learning", "commands"} | BASE,
+    "reproduction": {"reproduction", "comparison", "learning"} | BASE,
     "commands": {"commands", "benchmarks", "comparison", "reproduction", "learning", "console"}
     | BASE,
     "cli": {"errors", "commands"},

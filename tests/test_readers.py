@@ -19,11 +19,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.comparison.found import find
 from fwrnn.errors import UserError
 from fwrnn.learning.assembly import load_run
+from fwrnn.learning.retest import evaluate_run
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import FOLDER
 from fwrnn.learning.trained import load

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fwrnn.errors import UserError, suggestion
 
+MOST_NAMED = 6
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -21,10 +22,14 @@ def place_of(run: str | Path) -> Path:
     """The folder of a run, or of the shipped network of that name where there is no such folder.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is neither, or it is a folder of runs: then it names them.
     """
-    if Path(run).is_dir():
-        return Path(run)
+    if (folder := Path(run)).is_dir():
+        below = sorted(config.parent for config in folder.glob("**/config.yaml"))
+        if below and folder not in below:
+            named = ", ".join(map(str, below[:MOST_NAMED])) + ", …" * (len(below) > MOST_NAMED)
+            raise UserError(f"'{run}' is no run but holds {len(below)}; give one of {named}")
+        return folder
     known = shipped()
     if str(run) not in known:
         raise UserError(

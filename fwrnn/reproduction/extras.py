@@ -36,7 +36,7 @@ def curve(run: Run, x: str, y: str) -> np.ndarray:
 
 def _lengths(result: Result, device: str | None) -> list[Extra]:
     """The error on other numbers of pairs, of every run that has weights."""
-    from fwrnn.commands.pairs import evaluate_pairs
+    from fwrnn.learning.retest import evaluate_pairs
 
     found: dict[int, list[float]] = {pairs: [] for pairs in LENGTHS}
     for run in result.runs:

@@ -135,7 +135,7 @@ def tested(run: Run, data_dir: str | None, device: str | None) -> Run:
     Raises:
         UserError: its data are missing, or it is broken.
     """
-    from fwrnn.commands.evaluate import evaluate_run
+    from fwrnn.learning.retest import evaluate_run
 
     if not run.has_weights:
         return run

@@ -7,10 +7,10 @@ from omegaconf import OmegaConf
 
 from fwrnn.cli import main
 from fwrnn.commands.composition import conf_dir
-from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import resumed_config, train
 from fwrnn.config import CORES, TASKS, migrated, read_config
 from fwrnn.errors import UserError
+from fwrnn.learning.retest import evaluate_run
 from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
 

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from fwrnn.cli import main
-from fwrnn.commands.pairs import evaluate_pairs, numbers
+from fwrnn.commands.pairs import numbers
 from fwrnn.commands.train import train
 from fwrnn.learning.assembly import load_run
+from fwrnn.learning.retest import evaluate_pairs
 from fwrnn.learning.supervised.scoring import evaluate
 from fwrnn.tasks.assoc_retrieval import AssocRetrieval
 from tests.commands.compose import compose

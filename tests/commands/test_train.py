@@ -13,9 +13,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fwrnn.cli import main
-from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
 from fwrnn.errors import UserError
+from fwrnn.learning.retest import evaluate_run
 from tests.commands.compose import compose
 
 TIMES = ("seconds", "updates_per_second")

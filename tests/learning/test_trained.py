@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fwrnn
-from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
 from fwrnn.errors import UserError
 from fwrnn.learning.assembly import load_run
+from fwrnn.learning.retest import evaluate_run
 from fwrnn.learning.shipped import FOLDER, shipped
 from fwrnn.learning.supervised.scoring import evaluate
 from tests.commands.compose import compose

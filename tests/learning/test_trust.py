@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from fwrnn import files
-from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import write_whole
 from fwrnn.learning.claim import Taken, claimed
+from fwrnn.learning.retest import evaluate_run
 from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
 

@@ -15,7 +15,6 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from fwrnn.cli import main
-from fwrnn.commands.evaluate import evaluate_run
 from fwrnn.commands.train import train
 from fwrnn.environments.catch import CatchVectorEnv
 from fwrnn.errors import Interrupted, RunFailed, UserError
@@ -28,6 +27,7 @@ from fwrnn.learning.games.actor_critic import (
     returns,
 )
 from fwrnn.learning.games.play import Episodes, draw, evaluate_play, play, wilson
+from fwrnn.learning.retest import evaluate_run
 from fwrnn.tasks.schema import CatchConfig
 from tests.commands.compose import compose
 

@@ -1,0 +1,121 @@
+"""A run's best weights, tested again: what ``fwrnn evaluate`` and ``fwrnn reproduce`` ask for."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fwrnn.errors import UserError
+from fwrnn.learning.assembly import config_of, load_run
+from fwrnn.learning.intervals import wilson
+from fwrnn.learning.kinds import Question
+from fwrnn.learning.record import label
+from fwrnn.learning.run_folder import RunFolder
+from fwrnn.learning.shipped import place_of
+
+
+def evaluate_run(
+    run: str,
+    split: str = "test",
+    data: str | None = None,
+    device: str | None = None,
+    data_dir: str | None = None,
+    games: int | None = None,
+) -> dict:
+    """The score of a run's best weights on a split, or on a file of examples.
+
+    Returns a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
+    (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
+    these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
+    to ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
+    where the run recorded this number.
+
+    Raises:
+        UserError: no such run, a broken checkpoint, or a file that cannot be read.
+    """
+    return evaluated(run, Question(split, data, games), device, data_dir)[0]
+
+
+def evaluated(
+    run: str, question: Question, device: str | None, data_dir: str | None
+) -> tuple[dict, str]:
+    """The result, and a line or two about it for people."""
+    (config, kind, task, model, where), update = load_run(run, device, data_dir)
+    recorded, split = RunFolder(place_of(run)).read_metrics(), question.split
+    outcome = kind.test(task, model, where, question, recorded)
+    same = question.file is None and question.games in (None, recorded.get(f"{split}_games"))
+    known = recorded.get(f"{split}_{kind.score}") if same else None
+    data = split if question.file is None else question.file
+    data = "standard input" if data == "-" else data
+    result = {
+        "run": str(run),
+        "model": config.model.name,
+        "control": config.control,
+        "hidden_size": config.model.hidden_size,
+        "task": config.task.name,
+        "data": data,
+        **outcome.measured,
+        "best_update": update,
+        "ended": bool(recorded),
+    }
+    words = f"{label(config)} on {data}: {outcome.words}" if outcome.words else ""
+    words = "\n".join([*outcome.lines, *filter(None, [words])])
+    if known is not None:
+        reproduced = known == outcome.measured[kind.score]
+        result |= {f"recorded_{kind.score}": known, "reproduced": reproduced}
+        words += "\n" + ("as recorded, exactly" if reproduced else DIFFERS.format(known))
+    if not recorded:
+        words += f"\nthe run has not ended: its best weights so far, of update {update:,}"
+    return result, words
+
+
+DIFFERS = (
+    "recorded was {:.6g}: not the same, as can happen with another machine, device or version of "
+    "PyTorch"
+)
+
+
+def evaluate_pairs(
+    run: str, pairs: list[int], split: str = "test", examples: int | None = None,
+    device: str | None = None,
+) -> Iterator[dict]:  # fmt: skip
+    """The score of a run's best weights on each number of pairs, as it is known.
+
+    The examples are those that the task makes with the run's seed, as many as its split has or
+    ``examples``. A flat dictionary each: ``pairs`` and ``trained_pairs``; ``error``, a fraction,
+    and its 95 % interval ``error_low`` to ``error_high``; ``loss``, ``wrong`` and ``examples``; and
+    ``recorded_error`` and ``reproduced`` where the run recorded this number.
+
+    Raises:
+        UserError: no such run, a broken one, or one of a task that has no pairs.
+    """
+    settings = config_of(run).task  # before its data are looked for
+    if not hasattr(settings, "pairs"):
+        raise UserError(
+            f"--pairs is for runs of associative retrieval, and task {settings.name} has no pairs"
+        )
+    trained = settings.pairs
+    (config, kind, _, model, where), update = load_run(run, device)
+    if examples is not None:
+        settings = replace(settings, **{f"{split}_size": examples})
+    recorded = RunFolder(place_of(run)).read_metrics()
+    for count in pairs:
+        task = replace(settings, pairs=count).build(config.seed)
+        measured = kind.test(task, model, where, Question(split), recorded).measured
+        low, high = wilson(measured["error"], measured["examples"], 0, 1)
+        row = {
+            "run": str(run),
+            "model": config.model.name,
+            "control": config.control,
+            "hidden_size": config.model.hidden_size,
+            "task": settings.name,
+            "data": split,
+            "trained_pairs": trained,
+            "pairs": count,
+            **measured,
+            "error_low": low,
+            "error_high": high,
+            "best_update": update,
+        }
+        known = recorded.get(f"{split}_error")
+        if count == trained and examples is None and known is not None:
+            row |= {"recorded_error": known, "reproduced": known == measured["error"]}
+        yield row
