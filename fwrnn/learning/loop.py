@@ -159,6 +159,9 @@ class Trainer:
                     self.progress.seconds = time.perf_counter() - started
                     self._validate(bar)
                     self._logged = time.perf_counter()
+            if reason == "solved":  # the end that was wanted, though updates are left
+                bar.total = bar.n
+                bar.set_description("solved")
         self._log(pending, bar)
         self.progress.seconds = time.perf_counter() - started
         self.save()
