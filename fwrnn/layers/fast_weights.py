@@ -7,12 +7,14 @@ The equations are in ``fwrnn.layers.equations``, the ways to compute a whole seq
 import inspect
 import warnings
 from dataclasses import replace
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -89,6 +91,12 @@ class _FastWeightsModule(nn.Module):
                     f"{name} must be an integer of 1 or more, got {size!r}; give a positive size"
                 )
         one_of("read_gain", read_gain, READ_GAINS)
+        if hidden_size == 1 and layer_norm and rule.inner_steps:
+            warnings.warn(
+                "layer normalisation of a single unit leaves nothing of it, so that the state does "
+                "not depend on the input; set layer_norm=False, or a larger hidden_size",
+                stacklevel=3,
+            )
         self._input_size, self._hidden_size = input_size, hidden_size
         self._bias, self._layer_norm, self._read_gain = bias, layer_norm, read_gain
         self._read_scale = READ_SCALES.get(read_gain, 1.0)
@@ -140,17 +148,24 @@ class _FastWeightsModule(nn.Module):
         the read is learned, it starts at 0, from where training finds how much of it the data can
         use, and C as N(0, 1/I), so that normalisation finds the inputs large enough.
         """
-        for name, parameter in self.named_parameters():
+        for name in filter(None, chain(*self._names.values())):
+            drawn = torch.empty_like(getattr(self, name), requires_grad=False)
             if name.startswith("weight_hh"):
-                scaled_identity_(parameter, FAST_WEIGHTS_SCALE)
+                scaled_identity_(drawn, FAST_WEIGHTS_SCALE)
             elif name.startswith("norm_weight"):
-                nn.init.ones_(parameter)
+                nn.init.ones_(drawn)
             elif name.startswith(("norm_bias", "read_weight")):
-                nn.init.zeros_(parameter)
+                nn.init.zeros_(drawn)
             elif name.startswith("weight_ih") and self.read_gain != "fixed":
-                normal_incoming_(parameter)
+                normal_incoming_(drawn)
             else:
-                uniform_outgoing_(parameter)
+                uniform_outgoing_(drawn)
+            if is_parametrized(self, name):
+                setattr(self, name, drawn)  # as the parametrisation has it
+                continue
+            pruned = self._parameters.get(f"{name}_orig")
+            with torch.no_grad():
+                (getattr(self, name) if pruned is None else pruned).copy_(drawn)
 
     def _drive(self, sequence: Tensor, suffix: str) -> Tensor:
         """C x(t) + biases of all steps in one matrix product. (T, B, I) → (T, B, H)."""
@@ -438,7 +453,7 @@ class FastWeightsRNN(_FastWeightsModule):
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters, one list per layer and direction, as ``nn.RNN`` gives them."""
         return [
-            [p for name, p in self.named_parameters() if name.endswith(f"_l{layer}{direction}")]
+            [getattr(self, name) for name in self._names[f"_l{layer}{direction}"] if name]
             for layer in range(self.num_layers)
             for direction in self._directions
         ]

@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -418,3 +419,28 @@ def test_cell_takes_what_rnn_cell_takes():
     assert cell.initial_state(3).memory.matrix().shape == (3, 7, 7)
     with pytest.raises(ValueError, match="input_size = 5"):
         cell(torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("how", ["parametrized", "pruned"])
+def test_weights_that_are_made_from_others_are_listed_and_drawn_anew(how):
+    layer = FastWeightsRNN(3, 4)
+    if how == "pruned":
+        nn.utils.prune.random_unstructured(layer, "weight_hh_l0", 0.5)
+    else:
+        nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    assert len(layer.all_weights[0]) == len(FastWeightsRNN(3, 4).all_weights[0])
+    assert layer.all_weights[0][1].data_ptr() == layer.weight_hh_l0.data_ptr() or how != "pruned"
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(7)
+    layer.reset_parameters()
+    made = layer.weight_hh_l0_orig if how == "pruned" else layer.weight_hh_l0
+    torch.testing.assert_close(made, 0.05 * torch.eye(4), atol=1e-6, rtol=0)
+
+
+def test_one_normalised_unit_is_warned_of():
+    with pytest.warns(UserWarning, match="layer_norm=False"):
+        FastWeightsRNN(3, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FastWeightsRNN(3, 1, layer_norm=False)
