@@ -1,7 +1,13 @@
-"""Seeds, one thread, and configurations small enough to train in a second."""
+"""Seeds, one thread, what is done once for all, and runs small enough to train in a second."""
+
+import gc
+from contextlib import suppress
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
+
+from fwrnn.layers.kernels import cpu
 
 TINY = [
     "model.hidden_size=8",
@@ -15,6 +21,17 @@ TINY = [
     "trainer.log_every=5",
     "threads=1",
 ]
+KERNELS = [
+    (module, dtype)
+    for module in ("cpu_loops", "step_loops", "associative_loops")
+    for dtype in (torch.float32, torch.float64)
+]
+
+
+def pytest_collection_finish():
+    """Python looks for cycles less often, and not among the million objects of what is imported."""
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +43,35 @@ def seeded():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kernels_are_compiled_once(tmp_path_factory):
+    """While one process compiles a kernel, another that needs it compiles the others meanwhile."""
+    place, build, ours = tmp_path_factory.getbasetemp().parent, cpu._build, set()
+
+    def build_in_turn(*kernel):
+        ours.add(kernel)
+        lock = FileLock(place / "{}-{}.lock".format(*kernel))
+        with suppress(Timeout), lock.acquire(blocking=False):
+            return build(*kernel)
+        for other in KERNELS:
+            if other not in ours:
+                cpu.compiled(*other)
+        with lock:
+            return build(*kernel)  # which is on disk now
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_build", build_in_turn)
+        yield
+
+
 @pytest.fixture
-def tiny() -> list[str]:
+def unpainted(monkeypatch):
+    """Pictures are made but for their pixels, which would take half of the time of a tiny run."""
+    blank = lambda canvas: setattr(canvas, "renderer", canvas.get_renderer())  # noqa: E731
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", blank)
+
+
+@pytest.fixture
+def tiny(unpainted) -> list[str]:
     """Overrides for a run that takes a second."""
     return list(TINY)

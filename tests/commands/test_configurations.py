@@ -1,5 +1,6 @@
 """What the shipped configurations promise: controls, tuning, and how paths are read."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,15 @@ def flat(config) -> dict:
     }
 
 
+@cache
+def uncontrolled(task):
+    return compose(f"task={task}", "model=fast_weights")
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("control", [name for name in CONTROLS if name != "none"])
 def test_a_control_changes_one_thing_of_the_network_on_every_task(task, control):
-    network = compose(f"task={task}", "model=fast_weights")
+    network = uncontrolled(task)
     less = compose(f"task={task}", "model=fast_weights", f"control={control}")
     assert (network.control, less.control) == ("none", control)
     differing = {key for key, value in flat(less).items() if value != flat(network)[key]}

@@ -31,7 +31,7 @@ def results(folder) -> dict[str, float]:
 
 
 def test_a_sweep_that_is_killed_twice_ends_as_an_undisturbed_one(tiny, tmp_path, monkeypatch):
-    settings = [*tiny, "trainer.max_updates=100", "trainer.evaluate_every=10"]
+    settings = [*tiny, "trainer.max_updates=60", "trainer.evaluate_every=10"]
     words = ["train", "-m", *settings, *GRID]
     monkeypatch.chdir(tmp_path)
     assert main([*words, "hydra.sweep.dir=undisturbed"]) == 0
@@ -117,18 +117,23 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("launcher", ["cores", "submitit_local"])
-def test_every_launcher_has_the_same_status_and_record(tiny, tmp_path, monkeypatch, launcher):
+def test_every_launcher_has_the_same_status_and_record(
+    tiny, tmp_path, monkeypatch, capsys, launcher
+):
     plugin = {"cores": "joblib", "submitit_local": "submitit"}[launcher]
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    loky = pytest.importorskip("joblib.externals.loky")
     monkeypatch.chdir(tmp_path)
-    words = ["train", "-m", *tiny, f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fwrnn", *words, "trainer.learning_rate=0.001,1e30"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that it starts
+    words = ["train", "-m", *tiny, "model=rnn", f"hydra/launcher={launcher}"]
+    words += ["hydra.sweep.dir=sweep", "trainer.learning_rate=0.001,1e30"]
+    try:
+        assert main(words) == 1
+    finally:
+        if launcher == "cores":  # whose processes would wait for more
+            loky.get_reusable_executor().shutdown(kill_workers=True)
     assert states(tmp_path / "sweep") == ["done", "failed"]
-    assert "1 done, 1 failed" in done.stderr
+    assert "1 done, 1 failed" in capsys.readouterr().err
 
 
 def test_latest_is_the_run_that_was_worked_on_last_and_has_not_ended(

@@ -455,7 +455,7 @@ def export(make):
 @case
 def compile(make):
     torch._dynamo.reset()
-    layer = make(3, 4, 2, bidirectional=True)
+    layer = make(3, 4, bidirectional=True)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for steps, batch in ((5, 2), (7, 3), (8, 4), (3, 6)):
         inputs = x(steps, batch, 3)

@@ -119,7 +119,7 @@ def test_all_forms_agree_in_outputs_states_and_gradients(settings, given_state, 
 @pytest.mark.parametrize("backend", FORMS)
 @pytest.mark.parametrize("boundary", ["sustained", "identity"])
 def test_gradients_are_right_and_so_are_theirs(backend, boundary):
-    made = layer(3, 4, nonlinearity="tanh", boundary=boundary, inner_steps=2, backend=backend)
+    made = layer(2, 3, nonlinearity="tanh", boundary=boundary, inner_steps=2, backend=backend)
     names = [name for name, _ in made.named_parameters()]
 
     def call(x, hidden, memory, *parameters):
@@ -127,7 +127,7 @@ def test_gradients_are_right_and_so_are_theirs(backend, boundary):
         output, state = torch.func.functional_call(made, values, (x, (hidden, memory)))
         return output, state.hidden, state.memory.matrix()
 
-    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     given = [part.requires_grad_() for part in random_state(made, 2)]
     inputs = (x, *given, *made.parameters())
     assert gradcheck(call, inputs)

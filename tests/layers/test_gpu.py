@@ -48,6 +48,11 @@ def device(monkeypatch) -> str:
     return "cpu"
 
 
+def short_cases(*kind, cases=gpu.trial_cases) -> list[trial.Case]:
+    """What the trial computes, with a third of the steps: more than a tile of 8 rows still."""
+    return [case._replace(steps=11) for case in cases(*kind)]
+
+
 @pytest.fixture(params=["registers", "streamed"])
 def form(request, monkeypatch):
     """Where W and the memory are: small sizes never stream by themselves, or in so small tiles."""
@@ -55,6 +60,7 @@ def form(request, monkeypatch):
         plan = gpu._plan
         changes = {"RESIDENT": False, "TILE": 8}
         monkeypatch.setattr(gpu, "_plan", lambda *sizes: plan(*sizes) | changes)
+        monkeypatch.setattr(gpu, "trial_cases", short_cases)
 
 
 @pytest.fixture(autouse=True)
@@ -352,6 +358,7 @@ def test_triton_is_not_imported_with_the_module():
 def untried(monkeypatch):
     """ "auto" as at the start of a process, where no CPU kernel comes before this one."""
     monkeypatch.setattr(cpu, "supports", lambda *arguments: False)
+    monkeypatch.setattr(gpu, "trial_cases", short_cases)
     monkeypatch.setattr(trial, "_passed", set())
     monkeypatch.setattr(trial, "_failed", set())
 

@@ -1,5 +1,7 @@
 """The recurrence as an operator: what PyTorch's own checks, compilers and exporters make of it."""
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 import torch
@@ -92,8 +94,8 @@ class Flat(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("settings", [
-    {"num_layers": 2, "bidirectional": True}, {"boundary": "identity", "inner_steps": 2},
-    {"nonlinearity": "relu", "read_gain": "fixed", "backend": "numba"},
+    {"num_layers": 2, "bidirectional": True, "inner_steps": 2},
+    {"nonlinearity": "relu", "read_gain": "fixed", "boundary": "identity", "backend": "numba"},
 ], ids=str)  # fmt: skip
 def test_onnxruntime_repeats_the_numbers(tmp_path, settings):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -168,11 +170,11 @@ def test_gradients_do_not_see_what_padding_holds(backend):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def _train_on_states(rank: int, file: str) -> None:
+def _train_on_states(spawned: int, file: str, rank: int) -> None:
     """What each of two processes does: gradients must be the mean over both."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=2
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(minutes=2)
     )
     torch.manual_seed(0)
     sequences = torch.randn(2, 5, 3, 4)
@@ -191,4 +193,8 @@ def _train_on_states(rank: int, file: str) -> None:
 
 
 def test_two_processes_share_their_gradients(tmp_path):
-    torch.multiprocessing.spawn(_train_on_states, (str(tmp_path / "meet"),), nprocs=2)
+    file = str(tmp_path / "meet")
+    other = torch.multiprocessing.spawn(_train_on_states, (file, 1), nprocs=1, join=False)
+    _train_on_states(0, file, rank=0)
+    while not other.join():
+        pass

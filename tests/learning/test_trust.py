@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from fwrnn import files
-from fwrnn.commands.train import train
+from fwrnn.commands.composition import Job, _composed
+from fwrnn.commands.train import _start, train
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import write_whole
 from fwrnn.learning.claim import Taken, claimed
@@ -30,6 +31,10 @@ def weights(folder) -> dict:
 
 def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def lasting(metrics: dict) -> dict:
+    return {n: x for n, x in metrics.items() if n not in ("seconds", "updates_per_second")}
 
 
 class Dead(BaseException):
@@ -115,8 +120,8 @@ def test_a_run_that_died_at_any_write_ends_in_the_same_weights(tiny, tmp_path, m
 @pytest.mark.parametrize("model", ["fast_weights"])
 def test_runs_that_are_killed_at_random_end_in_the_same_weights(tiny, tmp_path, model):
     """FWRNN_KILLS=30 kills 30 of them."""
-    settings = [*tiny, f"model={model}", "trainer.max_updates=400", "trainer.evaluate_every=20"]
-    train(compose(*settings), tmp_path / "undisturbed")
+    settings = [*tiny, f"model={model}", "trainer.max_updates=200", "trainer.evaluate_every=20"]
+    metrics = train(compose(*settings), tmp_path / "undisturbed")
     wanted = weights(tmp_path / "undisturbed")
     draw = torch.Generator().manual_seed(0)
     for k in range(int(os.environ.get("FWRNN_KILLS", "2"))):
@@ -131,6 +136,7 @@ def test_runs_that_are_killed_at_random_end_in_the_same_weights(tiny, tmp_path, 
         if not RunFolder(folder).metrics.is_file():
             train(compose(*settings), folder, resume=True)
         assert same(weights(folder), wanted)
+        assert lasting(RunFolder(folder).read_metrics()) == lasting(metrics)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(tiny, tmp_path, caplog):
@@ -190,20 +196,23 @@ def test_a_folder_is_for_one_process(tiny, tmp_path):
         train(config, tmp_path)
 
 
-def test_runs_of_the_same_second_have_folders_of_their_own(tiny, tmp_path):
+def test_runs_of_the_same_second_have_folders_of_their_own(tiny, tmp_path, monkeypatch):
     program = "import sys; from pathlib import Path; from fwrnn.commands.train import _start; "
     program += "from fwrnn.commands.composition import Job, _composed; "
     program += "_start(Job(_composed(sys.argv[1:]), Path('second'), [], False, None, False))"
+    short = [*tiny, "model=rnn", "trainer.max_updates=1"]
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", program, *tiny, f"seed={seed}"],
+            [sys.executable, "-c", program, *short, f"seed={seed}"],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
         )
-        for seed in range(3)
+        for seed in range(2)
     ]  # fmt: skip
     for process in running:
         _, error = process.communicate()
         assert process.returncode == 0, error.decode()
+    monkeypatch.chdir(tmp_path)
+    _start(Job(_composed([*short, "seed=2"]), Path("second"), [], False, None, False))
     metrics = sorted(tmp_path.rglob("metrics.json"))
     assert [path.parent.name for path in metrics] == ["second", "second_2", "second_3"]
     seeds = {json.loads(path.read_text(encoding="utf-8"))["seed"] for path in metrics}

@@ -24,7 +24,7 @@ SMALL += ["trainer.evaluate_every=2", "trainer.log_every=2"]
 
 
 @pytest.fixture
-def mnist(monkeypatch, tmp_path):
+def mnist(unpainted, monkeypatch, tmp_path):
     """Overrides for a run on a few images."""
     write(tmp_path / "mnist", small_mnist(monkeypatch))
     return [*SMALL, f"task.data_dir={tmp_path / 'mnist'}"]
