@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import torch
 from gymnasium.vector import VectorWrapper
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from fwrnn.interfaces import GameTask
 from fwrnn.learning.games.play import play
@@ -15,6 +15,9 @@ from fwrnn.models.network import Network, has_memory
 
 GAMES = 4
 _GAP = 8  # pixels
+_LINE = 16  # pixels of a line of text
+_BLACK, _GREEN, _RED = (0, 0, 0), (0, 120, 40), (200, 20, 20)
+_GREY = "Grey: the network is shown a blank screen; ball and paddle are drawn there for you alone."
 
 
 class Recording(NamedTuple):
@@ -62,25 +65,32 @@ class _Watched(VectorWrapper):
 def strip(recording: Recording, index: int = 0) -> np.ndarray:
     """One game as a still picture, (height, width, 3) bytes.
 
-    Its frames from left to right; below, a row per move, brightest below the screen that the
-    memory attends to most.
+    What it shows in words; its frames from left to right; below, a row per move, brightest below
+    the screen that the memory attends to most.
     """
     frames = recording.frames[index, :, ::2, ::2]  # small enough to stand side by side
     picture = np.concatenate([_framed(frame) for frame in frames], axis=1)
-    if recording.attention is None:
-        return picture
-    side = picture.shape[0]
-    cells = _colours(recording.attention[index])
-    below = cells.repeat(max(1, side // 4), axis=0).repeat(side, axis=1)
-    margin = np.full((len(below), picture.shape[1] - below.shape[1], 3), 255, dtype=np.uint8)
-    return np.concatenate([picture, np.concatenate([below, margin], axis=1)])
+    width, side = picture.shape[1], picture.shape[0]
+    word, colour = _ended(recording.scores[index])
+    about = f"Time runs from left to right, {len(frames)} frames. {_GREY}"
+    parts = [_text(f"The ball is {word}.", width, colour), _text(about, width), picture]
+    if recording.attention is not None:
+        cells = _colours(recording.attention[index])
+        below = cells.repeat(max(1, side // 4), axis=0).repeat(side, axis=1)
+        margin = np.full((len(below), width - below.shape[1], 3), 255, dtype=np.uint8)
+        words = (
+            "The memory: a row per move, the first at the top; the brighter below a frame, the "
+            "more the move attends to it."
+        )
+        parts += [_text(words, width), np.concatenate([below, margin], axis=1)]
+    return np.concatenate(parts)
 
 
 def animation(recording: Recording, seconds: float = 0.25) -> bytes:
     """All games side by side as a GIF; below each, the attention of the moves made so far."""
     moments = [_moment(recording, moment) for moment in range(recording.frames.shape[1])]
     images = [Image.fromarray(moment) for moment in moments]
-    durations = [int(1000 * seconds)] * (len(images) - 1) + [1500]
+    durations = [int(1000 * seconds)] * (len(images) - 1) + [2500]
     buffer = io.BytesIO()
     images[0].save(
         buffer, "gif", save_all=True, append_images=images[1:], duration=durations, loop=0
@@ -89,15 +99,48 @@ def animation(recording: Recording, seconds: float = 0.25) -> bytes:
 
 
 def _moment(recording: Recording, moment: int) -> np.ndarray:
+    last = recording.frames.shape[1] - 1
     columns = []
     for index, frames in enumerate(recording.frames):
-        parts = [_framed(frames[moment])]
+        word, colour = f"frame {moment + 1} of {last + 1}", _BLACK
+        if moment == last:
+            word, colour = _ended(recording.scores[index])
+        picture = _framed(frames[moment])
+        parts = [_text(word, picture.shape[1], colour), picture]
         if recording.attention is not None:
             made = recording.attention[index].copy()
             made[moment + 1 :] = 0
-            parts.append(_stretched(_colours(made), parts[0]))
+            parts.append(_stretched(_colours(made), picture))
         columns.append(np.concatenate(parts))
-    return np.concatenate(columns, axis=1)
+    body = np.concatenate(columns, axis=1)
+    words = _GREY
+    if recording.attention is not None:
+        words += (
+            " Below each game its memory: a row per move, a column per frame, the brighter the "
+            "more the move attends to the frame."
+        )
+    return np.concatenate([_text(words, body.shape[1]), body])
+
+
+def _ended(score: float) -> tuple[str, tuple[int, int, int]]:
+    return ("caught", _GREEN) if score > 0 else ("missed", _RED)
+
+
+def _text(words: str, width: int, colour: tuple[int, int, int] = _BLACK) -> np.ndarray:
+    """Words on white, in as many lines as this ``width`` asks for; (height, width, 3) bytes."""
+    font = ImageFont.load_default(_LINE - 4)
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 4:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    image = Image.new("RGB", (width, _LINE * len(lines) + 4), "white")
+    drawing = ImageDraw.Draw(image)
+    for k, line in enumerate(lines):
+        drawing.text((2, k * _LINE), line, fill=colour, font=font)
+    return np.asarray(image)
 
 
 def _colours(attention: np.ndarray) -> np.ndarray:

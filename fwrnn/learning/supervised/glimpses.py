@@ -5,6 +5,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from fwrnn.models.glimpses import FINE, QUADRANTS, STEPS, boxes, cut, in_order
@@ -12,6 +13,7 @@ from fwrnn.models.network import Network, has_memory
 
 _PER_QUADRANT = STEPS // QUADRANTS
 _COLOURS = ("tab:red", "tab:green", "tab:cyan", "tab:orange")  # of the quadrants
+_COARSE_INSET, _FINE_INSET = 0.035, 0.13  # shares of a glimpse's side
 
 
 class GlimpsePicture:
@@ -40,8 +42,8 @@ class GlimpsePicture:
         axes = figure.subplots(len(seen), len(widths), squeeze=False, width_ratios=widths)
         for k, row in enumerate(axes):
             right = self.labels[guesses[k]] == self.answers[k]
-            verdict = "" if right else f"  (should be {self.answers[k]})"
-            row[0].set_title(f"→ {self.labels[guesses[k]]}{verdict}")
+            verdict = "" if right else f", right is {self.answers[k]}"
+            row[0].set_title(f"answers {self.labels[guesses[k]]}{verdict}")
             _draw_boxes(row[0], self.images[k].cpu().numpy())
             _draw_sequence(row[1], seen[k].reshape(STEPS, patch, patch))
             if retrieved is not None:
@@ -81,22 +83,27 @@ def pixels_of(figure: Figure) -> np.ndarray:
 
 
 def _draw_boxes(axes, image: np.ndarray) -> None:
+    """The image, and frames set in by a share of their side: a number in each fine one."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axes.set(xticks=[], yticks=[], xlabel="the glimpses, by their order")
+    axes.set(xticks=[], yticks=[], xlabel="where it looks: number = step")
+    outline = [Stroke(linewidth=1, foreground="black"), Normal()]
     for step, box in enumerate(boxes(image.shape[-1])):
         colour = _COLOURS[step // _PER_QUADRANT]
-        inset = 0.5 if box.coarse else 0.9
-        corner = (box.left - 0.5 + inset, box.top - 0.5 + inset)
+        inset = box.side * (_COARSE_INSET if box.coarse else _FINE_INSET)
+        left, top = box.left - 0.5 + inset, box.top - 0.5 + inset
         side, width = box.side - 2 * inset, 2 if box.coarse else 0.7
-        axes.add_patch(Rectangle(corner, side, side, fill=False, color=colour, lw=width))
+        axes.add_patch(Rectangle((left, top), side, side, fill=False, color=colour, lw=width))
         if not box.coarse:
-            corner = (box.left + 0.7, box.top + 0.7)
-            axes.text(*corner, str(step + 1), color=colour, fontsize=7, va="top")
+            gap = 0.1 * side
+            text = axes.text(left + gap, top + gap, str(step + 1), color=colour, fontsize=7)
+            text.set(va="top", path_effects=outline)
 
 
 def _draw_sequence(axes, seen: np.ndarray) -> None:
     """A row per quadrant: coarse, four fine, coarse again."""
-    gap = max(1, seen.shape[-1] // 7)
+    zoom = -(-7 // seen.shape[-1])  # so that the gaps stay narrow beside small glimpses
+    seen = seen.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    gap = seen.shape[-1] // 7
     framed = np.pad(seen, ((0, 0), (gap, gap), (gap, gap)), constant_values=0.25)
     side = framed.shape[-1]
     sheet = framed.reshape(QUADRANTS, _PER_QUADRANT, side, side).transpose(0, 2, 1, 3)
@@ -113,14 +120,16 @@ def _draw_strengths(axes, strengths: np.ndarray) -> None:
     shares = _shares(strengths)
     axes.imshow(shares, cmap="magma", vmin=0, vmax=1, aspect="auto")
     axes.set_yticks(range(QUADRANTS), _quadrant_names(), fontsize=6)
-    axes.set(ylabel="second look at …", xlabel="… retrieves what was written at (per cent)")
+    axes.set_ylabel("the second coarse look at …")
     if shares.shape[1] == QUADRANTS:
+        axes.set_xlabel("… retrieves the first at … (per cent)")
         axes.set_xticks(range(QUADRANTS), _quadrant_names(), fontsize=6)
         for (row, column), share in np.ndenumerate(shares):
             if column <= row:
                 colour = "black" if share > 0.6 else "white"
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
     else:
+        axes.set_xlabel("… retrieves the glimpse of step … (bright: more)")
         axes.set_xticks(range(0, STEPS, _PER_QUADRANT), range(1, STEPS, _PER_QUADRANT))
 
 
@@ -129,7 +138,7 @@ def _draw_mixtures(axes, strengths: np.ndarray, seen: np.ndarray) -> None:
     written = seen if strengths.shape[1] == STEPS else seen[::_PER_QUADRANT]
     mixed = np.tensordot(_shares(strengths), written, axes=1)
     axes.imshow(mixed.reshape(-1, mixed.shape[-1]), cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[], xlabel="mixed")
+    axes.set(xticks=[], yticks=[], xlabel="in a\npicture")
     for row in range(1, QUADRANTS):
         axes.axhline(row * mixed.shape[-1] - 0.5, color="gray", lw=1)
 

@@ -9,6 +9,12 @@ from torch import Tensor
 
 from fwrnn.models.network import Network, has_memory
 
+_WHY = (
+    "Bright: a step finds much of that earlier state in the memory. It finds states like its own, "
+    "so the second ? finds\nthe first whatever is asked. What counts is the bottom row, the "
+    "question: does it find the letter and the digit asked for?"
+)
+
 
 class MemoryPicture:
     """Draws the memory of a fast-weights model on a few fixed sequences.
@@ -24,15 +30,16 @@ class MemoryPicture:
         count = len(inputs)
         self._figure = Figure(figsize=(3.4 * count, 6.6), layout="constrained", dpi=80)
         self._canvas = FigureCanvasAgg(self._figure)
+        self._figure.supxlabel(_WHY, fontsize=9)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
 
     def draw(self, model: Network) -> Figure:
         """One column per sequence: its attention above, its memory after the last step below."""
         attention, memory, guesses = look_inside(model, self.inputs)
         for k, (above, below) in enumerate(self._axes.T):
-            heading = f"{self.labels[k]} → {guesses[k]}"
+            heading = f"{self.labels[k]}: answers {guesses[k]}"
             if str(guesses[k]) != self.answers[k]:
-                heading += f"  (should be {self.answers[k]})"
+                heading += f", right is {self.answers[k]}"
             _show(above, attention[k])
             _label_steps(above, self.labels[k])
             above.set_title(heading, family="monospace", fontsize=10)

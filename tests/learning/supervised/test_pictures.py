@@ -7,6 +7,7 @@ import torch
 from fwrnn.interfaces import Examples, Images, TaskSpec
 from fwrnn.learning.supervised.glimpses import GlimpsePicture, look
 from fwrnn.learning.supervised.mistakes import confusion, draw_confusion, draw_worst
+from fwrnn.models.glimpses import boxes
 from tests.commands.compose import model_config
 
 LABELS = ("calm", "glad", "cross")
@@ -26,6 +27,26 @@ def test_retrieval_is_drawn_for_models_with_a_memory(name, panels):
     figure = picture.draw(built(name))
     assert len(figure.axes) == 2 * panels
     assert picture.pixels(built(name)).shape[2] == 3
+
+
+@pytest.mark.parametrize("size", [8, 12, 28, 48])
+def test_frames_and_numbers_lie_in_their_glimpses(size):
+    images = torch.zeros(1, size, size, dtype=torch.uint8)
+    spec = TaskSpec(Images(size), LABELS)
+    model = model_config("model=lstm", "model.hidden_size=8").classifier(spec)
+    figure = GlimpsePicture(images, ["calm"], LABELS).draw(model)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    for frame, box in zip(axes.patches, boxes(size), strict=True):
+        left, top, side = *frame.get_xy(), frame.get_width()
+        assert 0.7 * box.side < side < box.side
+        assert box.left - 0.5 < left and left + side < box.left + box.side - 0.5
+        assert box.top - 0.5 < top and top + side < box.top + box.side - 0.5
+    fine = [frame for frame, box in zip(axes.patches, boxes(size), strict=True) if not box.coarse]
+    for text, frame in zip(axes.texts, fine, strict=True):
+        inside = frame.get_window_extent()
+        for corner in text.get_window_extent().corners():
+            assert inside.contains(*corner), text.get_text()
 
 
 def test_looking_reports_each_second_coarse_look_and_leaves_the_model_as_it_was():
