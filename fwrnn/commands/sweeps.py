@@ -77,11 +77,12 @@ class Sweep:
 
         Raises:
             KeyboardInterrupt: Ctrl-C or termination, which stop the sweep.
+            SystemExit: a batch system takes the job back, and runs it again.
         """
         self.set(overrides, state="running", cause=None, folder=str(folder))
         try:
             result = job()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self.set(overrides, state="interrupted")
             raise
         except Exception as error:
@@ -104,10 +105,11 @@ class Sweep:
         for name, job in failed.items():
             own = " ".join(word for word in name.split() if word not in common) or name
             lines.append(f"  {own}: {job['cause']}")
-        if states.count("done") < len(states):
+        left = states.count("done") < len(states)
+        if left:
             lines.append(f"go on with: fwrnn sweep resume {quoted(self.folder)}")
         statuses = [job.get("status", 1) for job in failed.values()]
-        return "\n".join(lines), min(statuses, default=0)
+        return "\n".join(lines), min(statuses, default=int(left))
 
 
 def _is_job(job: Any) -> bool:

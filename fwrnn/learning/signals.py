@@ -2,19 +2,29 @@
 
 import signal
 import threading
+from typing import Any
+
+from fwrnn.errors import Interrupted
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
+_USERS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+STOPPING = (*_STOP, *_USERS)
+"""All signals that may ask a run to stop; they reach every process of a terminal or batch job."""
 
 
 class StopRequest:
-    """While open, the first SIGINT or SIGTERM only sets ``requested``; a second one interrupts.
+    """While open, the first signal that asks to stop only sets ``requested``; a second interrupts.
+
+    Those are SIGINT and SIGTERM, and what a batch system sends before a job's time is over, where
+    somebody handles that: submitit, which has the job run again. Its handler is called once the run
+    has stopped by ``Interrupted``, its state saved.
 
     ``signal`` is the number of the signal that came, or None.
     """
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self):
         self.signal: int | None = None
-        self._before = {}
+        self._before: dict[int | None, Any] = {}
 
     @property
     def requested(self) -> bool:
@@ -23,12 +33,19 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         # Python delivers signals to the main thread only; elsewhere there is nothing to set up.
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._receive) for s in self._SIGNALS}
+            handled = [number for number in _USERS if callable(signal.getsignal(number))]
+            self._before = {s: signal.signal(s, self._receive) for s in (*_STOP, *handled)}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        came = self.signal
+        handler = self._before.get(came)
+        if came in _USERS and kind is Interrupted and callable(handler):
+            # Taking a job back, SLURM terminates all of its processes: the one that asks it, too.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            handler(came, None)
 
     def _receive(self, number, frame) -> None:
         if self.requested:

@@ -30,6 +30,7 @@ from fwrnn.learning.games.actor_critic import (
 from fwrnn.learning.games.play import play
 from fwrnn.learning.loop import learning_rate
 from fwrnn.learning.schema import A3CConfig
+from fwrnn.learning.signals import STOPPING
 
 CPU = torch.device("cpu")
 
@@ -118,8 +119,8 @@ class A3CTrainer(PlayingTrainer):
     def _start(self) -> None:
         """Share what is to be shared and start the workers.
 
-        They inherit that Ctrl-C and termination are ignored, which reach all processes of a
-        terminal or a batch job: this one tells them to stop.
+        They inherit that signals to stop are ignored, which reach all processes of a terminal or a
+        batch job: this one tells them to stop.
         """
         self.model.share_memory()
         statistics = [self._statistics(parameter) for parameter in self.model.parameters()]
@@ -128,7 +129,7 @@ class A3CTrainer(PlayingTrainer):
         common = self.model, statistics, self.task, self.config
         shared = *common, self._tickets, self._lock, self._stop
         main_thread = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+        signals = STOPPING if main_thread else ()
         before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
         try:
             for number in range(self.config.workers):
