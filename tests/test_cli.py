@@ -1,6 +1,7 @@
 """The command line: every mistake is one line on standard error and exit status 2."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -294,8 +295,24 @@ def test_a_run_that_has_not_ended_says_so_and_which_update_it_has(run, capsys):
     assert "has not ended: its best weights so far, of update" in capsys.readouterr().out
 
 
-def test_a_folder_of_runs_names_them(run, capsys):
-    assert main(["evaluate", str(run.parent)]) == 2
-    told = one_line(capsys)
-    assert "is no run but holds" in told
-    assert str(run) in told
+def test_a_folder_of_runs_lists_the_commands_that_test_them(trained, tmp_path, capsys):
+    for name in ("of mine/one", "of mine/two"):
+        shutil.copytree(trained, tmp_path / name)
+    (tmp_path / "of mine/two/metrics.json").unlink()
+    assert main(["evaluate", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    heading, *lines = said.out.splitlines()
+    assert "2 runs" in heading and "fwrnn report" in heading and not said.err
+    for name, line in zip(("one", "two"), lines, strict=True):
+        words = shlex.split(line, comments=True)
+        assert words == ["fwrnn", "evaluate", str(tmp_path / "of mine" / name)]
+    assert "not ended" in lines[1] and "not ended" not in lines[0]
+    assert main(["evaluate", str(tmp_path), "--json"]) == 2
+    assert "is no run but holds 2" in one_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "checkpoints/best.pt"])
+def test_errors_name_the_folder_once(run, name, capsys):
+    (run / name).write_text("[")
+    assert main(["evaluate", str(run)]) == 2
+    assert one_line(capsys).count(str(run)) == 1

@@ -1,10 +1,15 @@
 """``fwrnn evaluate RUN``: rebuild a trained model from its folder and test it."""
 
 import json
+from itertools import islice
+from pathlib import Path
 
 from fwrnn.commands import pairs
 from fwrnn.commands.arguments import Parser, positive
+from fwrnn.commands.sweeps import quoted
 from fwrnn.errors import UserError
+
+MOST_LISTED = 50
 
 
 def parser() -> Parser:
@@ -62,6 +67,9 @@ def main(argv: list[str]) -> int:
         return _over_pairs(options)
     if options.examples:
         raise UserError("--examples goes with --pairs; see fwrnn evaluate --help")
+    if not options.json and (runs := _runs_of(options.run)):
+        print("\n".join(runs))
+        return 2  # nothing was tested
     from fwrnn.learning.kinds import Question
     from fwrnn.learning.retest import evaluated
 
@@ -69,6 +77,24 @@ def main(argv: list[str]) -> int:
     result, words = evaluated(options.run, question, options.device, options.data_dir)
     print(json.dumps(result) if options.json else words)
     return 0
+
+
+def _runs_of(folder: str) -> list[str]:
+    """A line for each run below a folder that is none itself, with the command that tests it."""
+    if not Path(folder).is_dir() or (Path(folder) / "config.yaml").exists():
+        return []
+    from fwrnn.comparison.found import Run, find
+
+    found = (one for one in find([folder]) if isinstance(one, Run) or one.state == "unfinished")
+    lines = [
+        f"fwrnn evaluate {quoted(one.folder)}" + ("" if isinstance(one, Run) else "  # not ended")
+        for one in islice(found, MOST_LISTED + 1)
+    ]
+    count = str(len(lines))
+    if len(lines) > MOST_LISTED:
+        count, lines[-1] = f"more than {MOST_LISTED}", "…"
+    heading = f"'{folder}' holds {count} runs. Choose one, or: fwrnn report {quoted(folder)}"
+    return [heading, *lines] if lines else []
 
 
 def _over_pairs(options) -> int:

@@ -12,6 +12,7 @@
     runs            objects: folder, seed, test_…, val_…, updates, updates_per_second
 """
 
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ def pictures(
         files[options.png] = chart.png(drawn, curves)
     if options.html:
         picture = chart.svg(drawn, curves) if drawn else ""
-        title = f"fwrnn report {' '.join(options.folders)}"
+        title = f"fwrnn report {shlex.join(options.folders)}"
         text = page.page(drawn, [*troubles, *broken], picture, title)
         files[options.html] = text.encode("utf-8", "replace")
     return files, broken

@@ -176,7 +176,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 
 def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
     from fwrnn.learning.assembly import assemble
-    from fwrnn.learning.record import commit, describe
+    from fwrnn.learning.record import code, describe
     from fwrnn.learning.signals import StopRequest
     from fwrnn.learning.tracking import Tracker
 
@@ -185,9 +185,8 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
     trainer = config.trainer.build(model, task, config.seed, device, run)
     if resume:
         trainer.restore()
-    code = commit()
-    if code is not None and code not in trainer.progress.commits:
-        trainer.progress.commits.append(code)
+    if (ours := code()) not in trainer.progress.commits:
+        trainer.progress.commits.append(ours)
     run.write_config(config)
     trainer.save()  # a run can go on from wherever it is stopped, its beginning included
     log.info(describe(config, model, device))
@@ -221,6 +220,13 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
         return conclude(assembly, trainer, run, tracker, drawing, drawn, reason)
 
 
+ENDS = {
+    "solved": "solved, so training ended after update {:,}",
+    "no progress": "no progress any more, so training ended after update {:,}",
+    "out of updates": "all {:,} updates done",
+}
+
+
 def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
     from fwrnn.learning.record import compared_settings, metrics_of
@@ -250,7 +256,7 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
         run.write_animation(name, gif)
     log.info(
         f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
-        f"stopped after update {metrics['updates']:,} ({reason}), {metrics['seconds']:.0f} s"
+        f"{ENDS[reason].format(metrics['updates'])}, {metrics['seconds']:.0f} s"
     )
     log.info(f"test it again with: fwrnn evaluate {quoted(run.path)}")
     return metrics

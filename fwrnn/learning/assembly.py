@@ -89,9 +89,9 @@ def config_of(run: str | Path) -> Config:
     Raises:
         UserError: no such run, or a configuration that is broken.
     """
-    folder = RunFolder(place_of(run))
+    saved = RunFolder(place_of(run)).read_config()
     try:
-        return read_config(migrated(folder.read_config()), groups=("task", "model"))
+        return read_config(migrated(saved), groups=("task", "model"))
     except UserError as error:
         raise UserError(f"{run}: {error}") from error
 

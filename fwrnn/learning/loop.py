@@ -35,7 +35,7 @@ class Progress:
 
     ``best`` is what the best validation so far measured, at ``best_update``; ``recent`` is what the
     updates since the last validation measured; ``curve`` has a row per validation; ``commits`` are
-    those of the code that trained, the first one first.
+    those of the code that trained, or its versions, the first one first.
     """
 
     update: int = 0

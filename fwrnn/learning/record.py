@@ -1,7 +1,9 @@
 """What a run has to say of itself: at its start, and in ``metrics.json``."""
 
+import json
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
@@ -88,8 +90,13 @@ def compared_settings(config: Config) -> dict[str, bool | int | float | str]:
     return found
 
 
+def code() -> str:
+    """What a run records as its code: the commit, or of an installed package the version."""
+    return commit() or f"v{__version__}"
+
+
 def commit() -> str | None:
-    """The commit this code was checked out from, "+" appended when it has been changed since."""
+    """The commit this code was checked out or installed from, "+" appended where it was changed."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         tracked = ["ls-files", "--error-unmatch", Path(__file__).name]
@@ -97,5 +104,14 @@ def commit() -> str | None:
         status = ["describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
         result = subprocess.run([*git, *status], capture_output=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
-        return None
+        return _installed_commit()
     return result.stdout.decode().strip()
+
+
+def _installed_commit() -> str | None:
+    """The commit that pip was pointed to, as in ``pip install git+https://…``; None for others."""
+    try:
+        source = json.loads(distribution("fwrnn").read_text("direct_url.json") or "{}")
+        return str(source["vcs_info"]["commit_id"])[:12]
+    except (PackageNotFoundError, OSError, ValueError, LookupError, TypeError):
+        return None

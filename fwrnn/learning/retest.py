@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+
+from fwrnn import __version__
 from fwrnn.errors import UserError
 from fwrnn.learning.assembly import config_of, load_run
 from fwrnn.learning.intervals import wilson
 from fwrnn.learning.kinds import Question
-from fwrnn.learning.record import label
+from fwrnn.learning.record import code, label
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import place_of
 
@@ -25,7 +28,8 @@ def evaluate_run(
     Returns a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
     (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
     these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
-    to ``reward_high``, ``won`` (a fraction) and ``games``. ``recorded_…`` and ``reproduced`` follow
+    to ``reward_high``, ``won`` (a fraction) and ``games``. ``fwrnn``, ``commit`` and ``torch`` are
+    those that trained it, None where it has not ended; ``recorded_…`` and ``reproduced`` follow
     where the run recorded this number.
 
     Raises:
@@ -55,22 +59,27 @@ def evaluated(
         **outcome.measured,
         "best_update": update,
         "ended": bool(recorded),
+        **{name: recorded.get(name) for name in ("fwrnn", "commit", "torch")},
     }
     words = f"{label(config)} on {data}: {outcome.words}" if outcome.words else ""
     words = "\n".join([*outcome.lines, *filter(None, [words])])
     if known is not None:
         reproduced = known == outcome.measured[kind.score]
         result |= {f"recorded_{kind.score}": known, "reproduced": reproduced}
-        words += "\n" + ("as recorded, exactly" if reproduced else DIFFERS.format(known))
+        words += "\n" + ("as recorded, exactly" if reproduced else _differs(known, recorded))
     if not recorded:
         words += f"\nthe run has not ended: its best weights so far, of update {update:,}"
     return result, words
 
 
-DIFFERS = (
-    "recorded was {:.6g}: not the same, as can happen with another machine, device or version of "
-    "PyTorch"
-)
+def _differs(known: float, recorded: dict) -> str:
+    """What is said of a number that is not as recorded, and whose code and machine recorded it."""
+    then = f"fwrnn {recorded.get('fwrnn')} ({recorded.get('commit')}), PyTorch"
+    return (
+        f"recorded was {known:.6g}: not the same, as can happen with another machine, device or "
+        f"version of PyTorch; recorded by {then} {recorded.get('torch')}, tested by fwrnn "
+        f"{__version__} ({code()}), PyTorch {torch.__version__}"
+    )
 
 
 def evaluate_pairs(

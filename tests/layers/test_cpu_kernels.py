@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,3 +203,36 @@ def test_processors_with_narrow_registers(monkeypatch):
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
     done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_kernels_that_cannot_be_kept_say_once_where_they_could_be(monkeypatch, caplog):
+    def build(kind, cache):
+        if cache:
+            raise OSError("read-only")
+        return "loops"
+
+    monkeypatch.setattr(cpu, "import_module", lambda name: SimpleNamespace(build=build))
+    monkeypatch.setattr(cpu, "_failures", [])
+    for dtype in (torch.float32, torch.float64):
+        assert cpu.compiled.__wrapped__("loops", dtype) == "loops"
+    (said,) = caplog.messages
+    assert "read-only" in said and "NUMBA_CACHE_DIR" in said
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_only_compiling_is_told_of_as_compiling(monkeypatch, caplog, compiles):
+    from numba.core import event
+
+    def build(kind, cache):
+        if compiles:
+            with event.trigger_event("numba:run_pass", {"name": "a pass"}):
+                pass
+        told[0]()
+
+    told = []
+    timer = SimpleNamespace(start=lambda: None, cancel=lambda: None)
+    monkeypatch.setattr(cpu.threading, "Timer", lambda seconds, tell: told.append(tell) or timer)
+    monkeypatch.setattr(cpu, "import_module", lambda name: SimpleNamespace(build=build))
+    caplog.set_level("INFO")
+    cpu.compiled.__wrapped__("loops", torch.float32)
+    assert [message[:9] for message in caplog.messages] == ["compiling"] * compiles

@@ -323,17 +323,22 @@ def compiled(module: str, dtype: torch.dtype) -> Any:
 
     Or what its compiler does.
     """
-    # Reading them from disk is quick; what takes longer than a moment is compiling.
-    notice = threading.Timer(1.5, _log.info, [_COMPILING])
-    notice.start()
-    try:
-        return _build(module, dtype)
-    finally:
-        notice.cancel()
+    from numba.core import event
+
+    def tell() -> None:
+        if passes.buffer:  # of the compiler: reading from disk, however long it takes, has none
+            _log.info("compiling the fused kernels for this machine; some seconds")
+
+    with event.install_recorder("numba:run_pass") as passes:
+        notice = threading.Timer(1.5, tell)
+        notice.start()
+        try:
+            return _build(module, dtype)
+        finally:
+            notice.cancel()
 
 
 _log = logging.getLogger(__name__)
-_COMPILING = "compiling the fused kernels for this machine, once; some seconds"
 
 
 def _build(module: str, dtype: torch.dtype):
@@ -344,10 +349,20 @@ def _build(module: str, dtype: torch.dtype):
     try:
         return loops.build(kind, cache=True)
     except Exception as error:
-        # No folder for the cache, one that cannot be written, a damaged file in it, or what will
-        # be raised again.
-        _log.info("the compiled kernels cannot be kept on disk: %s", error)
-        return loops.build(kind, cache=False)
+        # No folder for the cache, one that cannot be written, a damaged file in it, or what is
+        # raised again here.
+        loops = loops.build(kind, cache=False)
+        _failures.append(" ".join(str(error).split())[:200])
+        if len(_failures) == 1:  # not for each module again
+            _log.warning(_NOT_KEPT, _failures[0])
+        return loops
+
+
+_failures: list[str] = []
+_NOT_KEPT = (
+    "the compiled kernels cannot be kept on disk (%s), so every process compiles them anew; have "
+    "NUMBA_CACHE_DIR name a folder that can be written"
+)
 
 
 @functools.cache

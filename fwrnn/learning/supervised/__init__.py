@@ -50,7 +50,8 @@ def read_lines(task, path: str) -> list[Line]:
     """Somebody's own examples, from a file in the task's own format."""
     if not hasattr(task, "read_file"):
         raise UserError(
-            "--data is for tasks on text; for images give the folder of a data set by --data-dir"
+            "--data is for tasks on text; for images give the folder of a data set by --data-dir, "
+            "or ask from Python: fwrnn.load(RUN)(image).label"
         )
     try:
         return task.read_file(path)

@@ -1,8 +1,13 @@
 """Pictures of the memory, and what a run says of itself."""
 
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
 import torch
 
 from fwrnn.interfaces import Symbols, TaskSpec
+from fwrnn import __version__
+from fwrnn.learning import record
 from fwrnn.learning.record import commit, compared_settings
 from fwrnn.learning.supervised.memory import MemoryPicture, look_inside
 from fwrnn.models.network import has_memory
@@ -52,5 +57,20 @@ def test_runs_are_compared_by_what_people_change():
     assert settings["pairs"] == 4
 
 
-def test_commit_is_short_or_unknown():
+def test_code_is_a_short_commit_or_the_version_of_what_is_installed(monkeypatch):
     assert commit() is None or len(commit().rstrip("+")) == 12
+    monkeypatch.setattr(record.subprocess, "run", raises(FileNotFoundError))  # no git
+    source = SimpleNamespace(read_text=lambda name: None)
+    monkeypatch.setattr(record, "distribution", lambda name: source)
+    assert (commit(), record.code()) == (None, f"v{__version__}")
+    source.read_text = lambda name: '{"url": "…", "vcs_info": {"commit_id": "0123456789abcdef"}}'
+    assert record.code() == "0123456789ab"
+    monkeypatch.setattr(record, "distribution", raises(PackageNotFoundError))
+    assert record.code() == f"v{__version__}"
+
+
+def raises(error):
+    def function(*given, **named):
+        raise error
+
+    return function
