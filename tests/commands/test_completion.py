@@ -16,7 +16,7 @@ from fwrnn.commands.completion import SCRIPTS, candidates
     ("fwrnn train model=lstm,ir", ["model=lstm,irnn"]),
     ("fwrnn train -m control=fo", ["control=folded"]),
     ("fwrnn train model.hidden", ["model.hidden_size="]),
-    ("fwrnn train experiment=table1", ["experiment=table1", "experiment=table1_search"]),
+    ("fwrnn train experiment=table1_s", ["experiment=table1_search"]),
     ("fwrnn sweep re", ["resume"]),
     ("fwrnn bench ", []),
 ])  # fmt: skip

@@ -26,9 +26,9 @@ def test_a_trial_draws_the_same_everywhere_and_for_every_core():
 
 @pytest.mark.parametrize("core", ["fast_weights", "lstm", "rnn"])
 def test_the_tuned_settings_are_those_of_the_best_repeated_trial(core):
-    script = runpy.run_path(str(ROOT / "scripts" / "figure5.py"))
-    runs = script["read_runs"](ROOT / "outputs" / "paper" / "figure5" / "search-n16-2000")
-    best = script["best_of"](runs[16, core])[0]["searched"]
+    script = runpy.run_path(str(ROOT / "scripts" / "rank_trials.py"))
+    trials = script["trials_of"](ROOT / "outputs" / "paper" / "figure5" / "search-n16-2000")
+    best = min(trials[16, core], key=script["rank"])[0]["searched"]
     tuned = compose("task=catch", f"model={core}")
     for key, value in best.items():
         group, name = key.split(".")
