@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import torch
 
-from fwrnn.interfaces import Symbols, TaskSpec
 from fwrnn import __version__
+from fwrnn.interfaces import Symbols, TaskSpec
 from fwrnn.learning import record
 from fwrnn.learning.record import commit, compared_settings
 from fwrnn.learning.supervised.memory import MemoryPicture, look_inside
