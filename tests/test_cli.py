@@ -1,6 +1,7 @@
 """The command line: every mistake is one line on standard error and exit status 2."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import torch
 
 from fwrnn import __version__
 from fwrnn.cli import is_shared, main
+from fwrnn.commands.composition import group_options, help_text
 from fwrnn.commands.train import train
 from tests.commands.compose import compose
 from tests.conftest import TINY
@@ -261,6 +263,24 @@ def test_help_reads_well_and_does_not_import_torch(words):
     )
     assert "fwrnn" in result.stdout
     assert "$" not in result.stdout
+
+
+OPTIONS = [
+    *(f"{group}={name}" for group in ("task", "model") for name in group_options()[group]),
+    *("task=catch trainer=a3c", "experiment=table1", "control=folded"),
+]
+
+
+@pytest.mark.parametrize("words", OPTIONS)
+def test_help_explains_every_key_as_one_would_set_it_and_lists_no_internals(words):
+    text = help_text(words.split())
+    keys = re.findall(r"^  ((?:task|model|trainer)\.\w+)=(\S+) *(# .+)?$", text, re.M)
+    assert len(keys) > 20
+    assert [key for key, _, comment in keys if not comment] == []
+    assert not {"task.name", "model.core", "model.name", "trainer.name"} & {k for k, *_ in keys}
+    assert "@package" not in text
+    if words.startswith("task="):
+        compose(*words.split(), *(f"{key}={value}" for key, value, _ in keys))
 
 
 def test_version(capsys):

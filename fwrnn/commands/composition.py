@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, NoReturn
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
@@ -244,16 +244,24 @@ def help_text(argv: list[str]) -> str:
     """What ``fwrnn train`` takes, and what it would run with ``argv``, each key explained."""
     config = _composed([word for word in _checked(argv) if word[0] != "-"], with_hydra=True)
     chosen = config.hydra.runtime.choices
-    lines = [HEADER, "Choose one of each group with GROUP=OPTION:", ""]
-    lines += [f"  {group}: {', '.join(names)}" for group, names in group_options().items()]
-    lines += ["", "Change any key with KEY=VALUE; several values with -m (a sweep):", ""]
+    lines = [
+        HEADER,
+        *(f"  {group + '=':<12}{', '.join(names)}" for group, names in group_options().items()),
+    ]
     for group in GROUPS:
         comments, title = _comments(f"{group}/{chosen[group]}")
-        lines += [f"{group}: {chosen[group]}", *(f"  # {line}" for line in title)]
-        lines += [f"  {line}" for line in _explained(config[group], comments)] + [""]
+        lines += ["", f"{group}={chosen[group]}: {' '.join(title)}"]
+        values = {key: config[group][key] for key in config[group] if key not in _INTERNALS}
+        lines += _explained(f"{group}.", values, comments)
     comments, _ = _comments("config")
-    top = {key: config[key] for key in ("seed", "device", "threads", "resume", "control")}
-    return "\n".join([*lines, *_explained(OmegaConf.create(top), comments), "", FOOTER])
+    control = chosen.control or "none"
+    _, title = _comments(f"control/{control}")
+    values = {key: config[key] for key in ("seed", "device", "threads", "resume")}
+    lines += ["", f"control={control}: {' '.join(title)}", ""]
+    return "\n".join([*lines, *_explained("", values, comments), "", FOOTER])
+
+
+_INTERNALS = {"name", "core"}  # which choosing the option sets
 
 
 def group_options() -> dict[str, list[str]]:
@@ -267,6 +275,8 @@ def group_options() -> dict[str, list[str]]:
 
 HEADER = """\
 fwrnn train: train a model on a task, test it once, and log to TensorBoard.
+
+usage: fwrnn train [GROUP=OPTION …] [KEY=VALUE …]        -m before them: a sweep over KEY=A,B,C
 """
 FOOTER = """\
 Examples:
@@ -280,15 +290,23 @@ More: --help task=catch (what it takes), --cfg job (the configuration, without r
 --hydra-help (Hydra's own options)"""
 
 
-def _explained(values: DictConfig, comments: dict[str, str]) -> list[str]:
-    """A line of YAML for every key, with its comment behind it."""
-    rows = OmegaConf.to_yaml(values, resolve=True).splitlines()
-    width = max(len(row) for row in rows if len(row) < 40)
-    keys = (row.partition(":")[0] for row in rows)
+def _explained(prefix: str, values: dict, comments: dict[str, str]) -> list[str]:
+    """A line for every key, as one would set it, with its comment behind it."""
+    rows = {key: f"  {prefix}{key}={_as_set(value)}" for key, value in values.items()}
+    width = max(len(row) for row in rows.values() if len(row) < 40)
     return [
         f"{row:<{width}}   # {comments[key]}" if key in comments else row
-        for row, key in zip(rows, keys, strict=True)
+        for key, row in rows.items()
     ]
+
+
+def _as_set(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, ListConfig):
+        return f"[{','.join(map(_as_set, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _comments(name: str) -> tuple[dict[str, str], list[str]]:
@@ -300,7 +318,7 @@ def _comments(name: str) -> tuple[dict[str, str], list[str]]:
     comments |= dict(re.findall(r"^(\w+):.*?\s# ?(.*)$", text, re.M))
     title = re.match(r"(?:#.*\n)*", text)
     assert title is not None  # which may be empty
-    return comments, re.findall(r"^# ?(?!@)(.+)$", title.group(), re.M)
+    return comments, re.findall(r"^#(?! ?@) ?(.+)$", title.group(), re.M)
 
 
 def _conf_dirs() -> tuple[Path, ...]:

@@ -1,12 +1,14 @@
 """The layer against the paper: a hand-written oracle, known limits, and the traps."""
 
 import inspect
+import warnings
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from fwrnn import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
 from tests.layers import oracle
@@ -273,3 +275,46 @@ def tensors(state: FastWeightsState) -> tuple[torch.Tensor, torch.Tensor]:
 def pack(x: torch.Tensor):
     """Three sequences of 4, 6 and 1 steps, not in order of their length."""
     return torch.nn.utils.rnn.pack_padded_sequence(x, [4, 6, 1], enforce_sorted=False)
+
+
+def halved(made):
+    class Half(torch.nn.Module):
+        def forward(self, weight):
+            return weight / 2
+
+        def right_inverse(self, weight):
+            return weight * 2
+
+    parametrize.register_parametrization(made, "weight_hh_l0", Half())
+
+
+def normed(made):
+    parametrizations.weight_norm(made, "weight_hh_l0")
+
+
+def pruned(made):
+    prune.random_unstructured(made, "weight_hh_l0", 0.5)
+
+
+@pytest.mark.parametrize("change", [halved, normed, pruned])
+def test_weights_behind_a_parametrisation_are_listed_and_start_as_others_do(change):
+    made = FastWeightsRNN(3, 6)
+    names = [name for name, _ in made.named_parameters()]
+    change(made)
+    (weights,) = made.all_weights
+    assert len(weights) == len(names)
+    for name, weight in zip(names, weights, strict=True):
+        torch.testing.assert_close(weight, getattr(made, name))
+    made.reset_parameters()
+    kept = made.weight_hh_l0_mask if change is pruned else 1
+    made(torch.ones(2, 1, 3))  # where pruning applies its mask
+    torch.testing.assert_close(made.weight_hh_l0.detach(), 0.05 * torch.eye(6) * kept)
+
+
+def test_a_single_normalised_unit_is_warned_of():
+    with pytest.warns(UserWarning, match="layer_norm=False"):
+        FastWeightsRNN(3, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FastWeightsRNN(3, 1, layer_norm=False)
+        FastWeightsRNN(3, 2)

@@ -1,6 +1,7 @@
 """Learning-rate schedules, stopping rules and divergence."""
 
 import csv
+import io
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from fwrnn.commands.train import train
 from fwrnn.errors import RunFailed
+from fwrnn.learning import loop
 from fwrnn.learning.loop import learning_rate
 from fwrnn.learning.schema import Schedule
 from fwrnn.learning.supervised.scoring import Score
@@ -28,11 +30,25 @@ def test_learning_rate_follows_its_schedule(tiny):
     assert learning_rate(0, config) == pytest.approx(0.1)
 
 
-def test_stops_once_solved(tiny, tmp_path):
+def test_stops_once_solved_and_looks_like_an_end(tiny, tmp_path, monkeypatch, caplog):
+    bars = []
+
+    class Bar(loop.tqdm):
+        def close(self):
+            bars.append((self.n, self.total, self.desc))
+            super().close()
+
+    def shown(**settings):
+        return Bar(**settings | {"file": io.StringIO(), "disable": False})
+
+    monkeypatch.setattr(loop, "tqdm", shown)
+    caplog.set_level("INFO")
     solved = ["trainer.solved_loss=10.0"]
     metrics = train(compose(*tiny, *solved), tmp_path)
     assert metrics["stopped"] == "solved"
     assert metrics["updates"] == 5
+    assert bars[0] == (5, 5, "solved: ")
+    assert "solved, so training ended after update 5" in caplog.text
 
 
 def test_stops_without_progress(tiny, tmp_path):
