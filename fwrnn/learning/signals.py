@@ -24,7 +24,7 @@ class StopRequest:
 
     def __init__(self):
         self.signal: int | None = None
-        self._before: dict[int | None, Any] = {}
+        self._before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
@@ -41,7 +41,7 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         came = self.signal
-        handler = self._before.get(came)
+        handler = None if came is None else self._before.get(came)
         if came in _USERS and kind is Interrupted and callable(handler):
             # Taking a job back, SLURM terminates all of its processes: the one that asks it, too.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
