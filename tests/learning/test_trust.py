@@ -89,7 +89,7 @@ def go_on(config, folder):
 
 
 def test_a_run_that_died_at_any_write_ends_in_the_same_weights(tiny, tmp_path, monkeypatch):
-    config = compose(*tiny, "trainer.max_updates=10", "model=rnn")
+    config = compose(*tiny, "trainer.max_updates=4", "trainer.evaluate_every=2", "model=rnn")
     undisturbed = train(config, tmp_path / "undisturbed")
     wanted = weights(tmp_path / "undisturbed")
     unlink = Path.unlink
