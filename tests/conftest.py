@@ -1,6 +1,6 @@
 """Seeds, one thread, what is done once for all, and runs small enough to train in a second.
 
-PyTorch is imported where it is used: pytest-xdist's first process runs no test, and all wait for it.
+PyTorch is imported where it is used: all wait for pytest-xdist's first process, which runs no test.
 """
 
 import gc
