@@ -1,13 +1,14 @@
-"""Seeds, one thread, what is done once for all, and runs small enough to train in a second."""
+"""Seeds, one thread, what is done once for all, and runs small enough to train in a second.
+
+PyTorch is imported where it is used: all wait for pytest-xdist's first process, which runs no test.
+"""
 
 import gc
 from contextlib import suppress
+from itertools import product
 
 import pytest
-import torch
 from filelock import FileLock, Timeout
-
-from fwrnn.layers.kernels import cpu
 
 TINY = [
     "model.hidden_size=8",
@@ -21,11 +22,6 @@ TINY = [
     "trainer.log_every=5",
     "threads=1",
 ]
-KERNELS = [
-    (module, dtype)
-    for module in ("cpu_loops", "step_loops", "associative_loops")
-    for dtype in (torch.float32, torch.float64)
-]
 
 
 def pytest_collection_finish():
@@ -36,6 +32,8 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def seeded():
+    import torch
+
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -46,14 +44,22 @@ def seeded():
 @pytest.fixture(scope="session", autouse=True)
 def kernels_are_compiled_once(tmp_path_factory):
     """While one process compiles a kernel, another that needs it compiles the others meanwhile."""
+    import torch
+
+    from fwrnn.layers.kernels import cpu
+
     place, build, ours = tmp_path_factory.getbasetemp().parent, cpu._build, set()
+    modules, dtypes = (
+        ("cpu_loops", "step_loops", "associative_loops"),
+        (torch.float32, torch.float64),
+    )
 
     def build_in_turn(*kernel):
         ours.add(kernel)
         lock = FileLock(place / "{}-{}.lock".format(*kernel))
         with suppress(Timeout), lock.acquire(blocking=False):
             return build(*kernel)
-        for other in KERNELS:
+        for other in product(modules, dtypes):
             if other not in ours:
                 cpu.compiled(*other)
         with lock:

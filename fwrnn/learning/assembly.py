@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fwrnn.config import Config, migrated, read_config
 from fwrnn.errors import UserError
@@ -71,7 +73,7 @@ def _check_size(kind: Kind, config: Config, task: Task, sizes: dict | None) -> N
         MemoryError: its weights are more than this machine has memory.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             outline = kind.network(config.model, task.spec)
     except (RuntimeError, NotImplementedError):  # a core that needs numbers to be made
         return
@@ -81,6 +83,17 @@ def _check_size(kind: Kind, config: Config, task: Task, sizes: dict | None) -> N
     wanted, there = sum(x.nbytes for x in weights.values()), memory()
     if there is not None and wanted > there:
         raise MemoryError(f"it has {wanted / 2**30:,.0f} GiB of weights")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Numbers are not drawn: for those of "meta" PyTorch imports its compiler, which takes long."""
+
+    FILLED = {nn.init.normal_: "tensor", torch.eye: "out"}
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        filled = options.get(self.FILLED.get(function))
+        return function(*arguments, **options) if filled is None else filled
 
 
 def config_of(run: str | Path) -> Config:

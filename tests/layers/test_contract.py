@@ -441,7 +441,7 @@ def trace(make):
 
 @case
 def export(make):
-    layer, inputs = make(3, 4, 2), x()
+    layer, inputs = make(3, 4), x()
     anything = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     program = torch.export.export(layer, (inputs,), dynamic_shapes=(anything,)).module()
     for shape in ((5, 2, 3), (1, 1, 3), (9, 4, 3)):

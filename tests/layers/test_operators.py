@@ -42,7 +42,7 @@ def test_pytorch_finds_no_fault_in_the_operator(form, steps, given, save):
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_compiles_once_for_all_lengths_and_batches(backend):
     torch._dynamo.reset()
-    made = FastWeightsRNN(5, 7, 2, backend=backend)
+    made = FastWeightsRNN(5, 7, backend=backend)
     compiled = torch.compile(made, fullgraph=True, dynamic=True, backend="aot_eager")
     compiled(torch.randn(6, 3, 5))[0].sum().backward()
     with torch.compiler.set_stance("fail_on_recompile"):

@@ -252,13 +252,12 @@ def a3c_config(*more):
 def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, monkeypatch):
     settings = ["task.visible_frames=2", "trainer.max_updates=600", "trainer.games=16"]
     settings += ["trainer.learning_rate=0.01", "trainer.evaluate_every=100", "model.fast_lr=0.1"]
-    config = a3c_config("trainer.workers=2", *settings)
     with monkeypatch.context() as patch:
         interrupted_after(a3c.A3CTrainer, 120, patch)
         with pytest.raises(Interrupted):
-            train(config, tmp_path)
+            train(a3c_config("trainer.workers=1", *settings), tmp_path)
     assert not torch.multiprocessing.active_children()
-    metrics = train(config, tmp_path, resume=True)
+    metrics = train(a3c_config("trainer.workers=2", *settings), tmp_path, resume=True)
     assert metrics["test_reward"] > 0.7
     recorded = evaluate_run(str(tmp_path), "val")
     assert recorded["reproduced"]  # the weights that were validated are those that were kept
