@@ -15,6 +15,7 @@ from fwrnn import __version__
 from fwrnn.cli import is_shared, main
 from fwrnn.commands.composition import group_options, help_text
 from fwrnn.commands.train import train
+from fwrnn.learning.shipped import FOLDER
 from tests.commands.compose import compose
 from tests.conftest import TINY
 
@@ -186,8 +187,51 @@ def test_evaluate_takes_the_place_of_the_data_from_its_option(tmp_path, monkeypa
     assert "as recorded, exactly" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run"), "--data", "mine.tsv"]) == 2
     assert "no folder" in one_line(capsys)
-    for name in ("confusion", "mistakes", "glimpses"):
-        assert (tmp_path / "run" / "pictures" / f"{name}.png").stat().st_size > 1000
+    pictures = tmp_path / "run" / "pictures"
+    drawn = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    assert sorted(drawn) == ["confusion.png", "glimpses.png", "mistakes.png"]
+    shutil.rmtree(pictures)
+    words = ["evaluate", str(tmp_path / "run"), "--data-dir", str(tmp_path / "there")]
+    assert main([*words, "--pictures"]) == 0
+    assert f"in {pictures}: confusion.png, mistakes.png, glimpses.png" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == drawn
+
+
+def test_games_are_drawn_again_where_they_are_asked_for(tmp_path, capsys):
+    settings = ["task=catch", "task.size=6", "model=rnn", "model.hidden_size=8", "threads=1"]
+    settings += ["trainer.max_updates=1", "trainer.test_games=8", "trainer.val_games=8"]
+    train(compose(*settings), tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--pictures", "--output", str(tmp_path / "a" / "b")]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    files = [str(tmp_path / "a" / "b" / name) for name in ("game.png", "games.gif")]
+    assert json.loads(capsys.readouterr().out)["pictures"] == files
+    for file in files:
+        again = Path(file)
+        assert again.read_bytes() == (tmp_path / "run" / "pictures" / again.name).read_bytes()
+
+
+def test_pictures_that_cannot_be_written_are_one_line_before_anything_is_tested(
+    run, monkeypatch, capsys
+):
+    shutil.rmtree(run / "pictures")
+    (run / "pictures").touch()  # which the superuser cannot write in, either
+    monkeypatch.setattr("fwrnn.learning.supervised.predict", None)
+    for words, said in (
+        (["--pictures"], f"cannot write to '{run / 'pictures'}'"),
+        (["--output", "there"], "--output goes with --pictures"),
+        (["--pictures", "--data", "mine.tsv"], "leave one out"),
+        (["--pictures", "--pairs", "2"], "leave one out"),
+    ):
+        assert main(["evaluate", str(run), *words]) == 2
+        assert said in one_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["retrieval", str(FOLDER / "retrieval")])
+def test_what_ships_is_not_written_to(name, capsys):
+    assert main(["evaluate", name, "--pictures"]) == 2
+    assert "by --output DIR" in one_line(capsys)
+    assert not (FOLDER / "retrieval" / "pictures").exists()
 
 
 def test_tasks_without_data_take_no_folder_of_them(run, capsys):

@@ -230,6 +230,7 @@ ENDS = {
 def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
     """Test the best weights, once, and record what came out."""
     from fwrnn.learning.record import compared_settings, metrics_of
+    from fwrnn.learning.run_folder import write_pictures
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
@@ -249,11 +250,9 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
         name, draw = drawing
         best = drawn.get(progress.best_update)  # missing where the run was resumed since
         still[name] = draw(model) if best is None else best
-    for name, pixels in still.items():
-        run.write_picture(name, pixels)
     for name, gif in moving.items():
         tracker.animation(name, gif, progress.update)
-        run.write_animation(name, gif)
+    write_pictures(run.pictures, still, moving)
     log.info(
         f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
         f"{ENDS[reason].format(metrics['updates'])}, {metrics['seconds']:.0f} s"

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from fwrnn import __version__
 from fwrnn.errors import UserError
+from fwrnn.files import check_folder
 from fwrnn.learning.assembly import config_of, load_run
 from fwrnn.learning.intervals import wilson
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.record import code, label
-from fwrnn.learning.run_folder import RunFolder
+from fwrnn.learning.run_folder import RunFolder, write_pictures
+from fwrnn.learning.shipped import FOLDER as SHIPPED
 from fwrnn.learning.shipped import place_of
 
 
@@ -39,11 +42,21 @@ def evaluate_run(
 
 
 def evaluated(
-    run: str, question: Question, device: str | None, data_dir: str | None
+    run: str,
+    question: Question,
+    device: str | None,
+    data_dir: str | None,
+    pictures: Path | None = None,
 ) -> tuple[dict, str]:
-    """The result, and a line or two about it for people."""
+    """The result, and a line or two about it for people.
+
+    With a folder of ``pictures`` what a run draws at its end is drawn there, and ``pictures`` of
+    the result are the files.
+    """
     (config, kind, task, model, where), update = load_run(run, device, data_dir)
     recorded, split = RunFolder(place_of(run)).read_metrics(), question.split
+    if pictures is not None:  # before a test that may take minutes
+        check_folder(pictures, "--output DIR chooses another folder")
     outcome = kind.test(task, model, where, question, recorded)
     same = question.file is None and question.games in (None, recorded.get(f"{split}_games"))
     known = recorded.get(f"{split}_{kind.score}") if same else None
@@ -69,7 +82,29 @@ def evaluated(
         words += "\n" + ("as recorded, exactly" if reproduced else _differs(known, recorded))
     if not recorded:
         words += f"\nthe run has not ended: its best weights so far, of update {update:,}"
+    if pictures is not None:
+        still, moving = outcome.draw()
+        if (drawing := kind.drawing(task, model, where)) is not None:
+            still[drawing[0]] = drawing[1](model)
+        names = write_pictures(pictures, still, moving)
+        result["pictures"] = [str(pictures / name) for name in names]
+        words += f"\nin {pictures}: {', '.join(names) or 'nothing, as there is nothing to draw'}"
     return result, words
+
+
+def pictures_of(run: str, output: str | None) -> Path:
+    """Where a run's pictures go: to ``output``, else where its training left them.
+
+    Raises:
+        UserError: no such run, or one that ships: the package's folder is not ours to write to.
+    """
+    folder = place_of(run)
+    if output is None and folder.resolve().is_relative_to(SHIPPED):
+        raise UserError(
+            f"'{run}' is a part of the package, where nothing is written; choose a folder for its "
+            "pictures by --output DIR"
+        )
+    return RunFolder(folder).pictures if output is None else Path(output)
 
 
 def _differs(known: float, recorded: dict) -> str:
