@@ -34,7 +34,8 @@ class MemoryPicture:
     def __init__(
         self, inputs: Tensor, labels: list[str], answers: list[str], classes: Sequence[str]
     ):
-        self.inputs, self.labels, self.answers, self.classes = inputs, labels, answers, classes
+        self.inputs, self.labels = inputs, labels
+        self.answers, self.classes = answers, classes
         count, steps = inputs.shape
         side = max(3.4, 0.13 * steps)  # inches, with room for a character each
         size = (side * count, 2 * side + 0.5)
