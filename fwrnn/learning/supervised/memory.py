@@ -34,8 +34,7 @@ class MemoryPicture:
     def __init__(
         self, inputs: Tensor, labels: list[str], answers: list[str], classes: Sequence[str]
     ):
-        self.inputs, self.labels = inputs, labels
-        self.answers, self.classes = answers, classes
+        self.inputs, self.labels, self.answers, self.classes = inputs, labels, answers, classes
         count, steps = inputs.shape
         side = max(3.4, 0.13 * steps)  # inches, with room for a character each
         size = (side * count, 2 * side + 0.5)
@@ -48,7 +47,7 @@ class MemoryPicture:
         """One column per sequence: its attention above, its memory after the last step below."""
         attention, memory, guesses, confidences = look_inside(model, self.inputs)
         for k, (above, below) in enumerate(self._axes.T):
-            answer = self.classes[guesses[k]]
+            answer = self.classes[int(guesses[k])]
             heading = f"{self.labels[k]}\n{verdict(answer, confidences[k], self.answers[k])}"
             _show(above, attention[k])
             _label_steps(above, self.labels[k])
