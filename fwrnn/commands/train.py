@@ -177,7 +177,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
     from fwrnn.learning.assembly import assemble
     from fwrnn.learning.record import code, describe
-    from fwrnn.learning.signals import StopRequest
+    from fwrnn.learning.signals import Stopped, StopRequest
     from fwrnn.learning.tracking import Tracker
 
     assembly = assemble(config)
@@ -203,21 +203,25 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
         def show(model, update: int) -> None:
             if drawing is not None:
                 name, draw = drawing
-                pixels = draw(model)
+                with stop.at_once():
+                    pixels = draw(model)
                 tracker.picture(name, pixels, update)
                 if update == trainer.progress.best_update:
                     drawn.clear()
                     drawn[update] = pixels
 
-        reason = trainer.fit(stop, tracker, on_validation=show)
-        if reason == "interrupted":
-            assert stop.signal is not None  # nothing else interrupts
+        try:
+            reason = trainer.fit(stop, tracker, on_validation=show)
+            if reason == "interrupted":
+                raise Stopped
+            return conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason)
+        except Stopped:
+            assert stop.signal is not None  # nothing else stops
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "
                 f"go on with: fwrnn train resume={place}",
                 stop.signal,
-            )
-        return conclude(assembly, trainer, run, tracker, drawing, drawn, reason)
+            ) from None
 
 
 ENDS = {
@@ -227,14 +231,25 @@ ENDS = {
 }
 
 
-def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
-    """Test the best weights, once, and record what came out."""
+def conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason: str) -> dict:
+    """Test the best weights, once, and record what came out.
+
+    Raises:
+        Stopped: a signal came before there was anything to record.
+    """
     from fwrnn.learning.record import compared_settings, metrics_of
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-    outcome = kind.test(task, model, device, kind.question(config.trainer), {})
+    with stop.at_once():
+        outcome = kind.test(task, model, device, kind.question(config.trainer), {})
+        still, moving = outcome.draw()
+        at_work = {}
+        if drawing is not None:
+            name, draw = drawing
+            best = drawn.get(progress.best_update)  # missing where the run was resumed since
+            at_work[name] = draw(model) if best is None else best
     tested = {f"test_{name}": value for name, value in outcome.measured.items()}
     tested |= kind.curve_metrics(config.trainer, progress.curve)
     metrics = metrics_of(config, model, device, progress, reason, tested)
@@ -242,14 +257,9 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
     compared = (f"test_{kind.score}", f"val_{kind.score}", "updates")
     results = {name: metrics[name] for name in compared}
     tracker.hyperparameters(compared_settings(config), results, progress.update)
-    still, moving = outcome.draw()
     for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)
-    if drawing is not None:
-        name, draw = drawing
-        best = drawn.get(progress.best_update)  # missing where the run was resumed since
-        still[name] = draw(model) if best is None else best
-    for name, pixels in still.items():
+    for name, pixels in (still | at_work).items():
         run.write_picture(name, pixels)
     for name, gif in moving.items():
         tracker.animation(name, gif, progress.update)
