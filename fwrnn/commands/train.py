@@ -7,6 +7,7 @@ line's.
 import logging
 import sys
 import time
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from signal import SIGINT
@@ -58,13 +59,17 @@ def _start(job: Job) -> None:
 def _sweep(argv: list[str]) -> int:
     """Do the jobs that are not done yet, and say what became of all."""
     begun: list[Sweep] = []
+    _interrupted.clear()
 
-    def begin(folder: Path) -> None:
+    def begin(folder: Path, apart: bool) -> None:
         begun.append(Sweep(folder))
         begun[0].begin(argv, planned(argv))
+        if apart:
+            ending.enter_context(begun[0].saving_first())
 
     try:
-        run_with_hydra(_job_of_sweep, argv, begin)
+        with ExitStack() as ending:
+            run_with_hydra(_job_of_sweep, argv, begin)
     except KeyboardInterrupt as error:
         words = begun[0].summary()[0] if begun else "interrupted"
         raise Interrupted(words, getattr(error, "signal", SIGINT)) from error
@@ -77,8 +82,18 @@ def _sweep(argv: list[str]) -> int:
 
 def _job_of_sweep(job: Job) -> float:
     assert job.sweep is not None  # as it is of one
+    if _interrupted:  # whoever started this process gave it the next job before it knew
+        raise _interrupted[0]
     with on_terminal():  # which another process has not set up yet
-        return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+        try:
+            return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+        except KeyboardInterrupt as error:
+            _interrupted.append(error)
+            raise
+
+
+_interrupted: list[KeyboardInterrupt] = []
+"""What stopped a job of the sweep in this process."""
 
 
 def _start_or_go_on(job: Job) -> float:

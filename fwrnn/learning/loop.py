@@ -129,8 +129,9 @@ class Trainer:
         """Train until solved, without progress, or out of updates; returns which.
 
         Stops early, after saving, when ``stop`` is requested: returns "interrupted". A validation
-        that it did not wait for comes first when the run goes on. ``tracker`` takes the scalars; ``on_validation`` is called after every validation with the model that
-        was looked at and the update.
+        that it did not wait for comes first when the run goes on. ``tracker`` takes the scalars;
+        ``on_validation`` is called after every validation with the model that was looked at and the
+        update.
 
         Raises:
             RunFailed: the loss is not finite, or a file could not be written.
