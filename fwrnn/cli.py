@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from importlib import import_module
 from io import TextIOWrapper
@@ -53,9 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         if alone:  # all is in order: another signal need not wait for the rest, nor be told of
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if isinstance(error, Interrupted):
-            return _say(error, 128 + error.signal)
-        return _say("interrupted", 128 + signal.SIGINT)
+        saved = isinstance(error, Interrupted)
+        status = 128 + (error.signal if saved else signal.SIGINT)
+        _say(error if saved else "interrupted", status)
+        if alone and any(thread.name == "fwrnn compiler" for thread in threading.enumerate()):
+            sys.stdout.flush()
+            os._exit(status)  # at an orderly end LLVM falls over what is left of its threads
+        return status
     except BrokenPipeError:
         # The reader of our output left, as `head` does; keep Python quiet at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,8 @@ bit for bit: a trainer draws its examples from (seed, k), and the checkpoint hol
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, cast, get_origin
 
@@ -85,11 +86,39 @@ class Trainer:
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] | None = None
         self._shown: dict[str, str] = {}
+        self.stop = StopRequest()  # that of ``fit``, while it works
 
-    def update(self) -> dict[str, Tensor] | None:
+    def update(self) -> dict[str, Tensor]:
         """One update of the weights; returns what it measured, not yet waited for, ``loss`` among
-        it. None: there was none before ``self.stop`` was requested."""
+        it.
+
+        Raises:
+            Stopped: a signal came; nothing has changed, see ``unless_stopped``.
+        """
         raise NotImplementedError
+
+    @contextmanager
+    def unless_stopped(self) -> Iterator[None]:
+        """For what comes before the weights change, which takes long where kernels are compiled: a
+        signal ends it by ``Stopped`` as if it had not begun."""
+        before = self._random_states()
+        try:
+            with self.stop.at_once():
+                yield
+        except Stopped:
+            self._set_random_states(before)
+            raise
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    def _set_random_states(self, states: dict) -> None:
+        torch.set_rng_state(states["rng"].cpu())
+        if "cuda_rng" in states:
+            torch.cuda.set_rng_state(states["cuda_rng"].cpu(), self.device)
 
     def settle(self) -> None:
         """Have ``validated_model`` stay as it is from now until after the validation."""
@@ -157,14 +186,17 @@ class Trainer:
                     self.progress.seconds = time.perf_counter() - started
                     self._validate(bar)
                     self._logged = time.perf_counter()
-                elif (reason := self._finished()) is not None:
+                    continue
+                if (reason := self._finished()) is not None:
                     break
-                elif (measured := self.update()) is not None:
-                    pending.append(measured)
-                    self.progress.update += 1
-                    bar.update()
-                    if self.progress.update % self.config.log_every == 0:
-                        self._log(pending, bar)
+                try:
+                    pending.append(self.update())
+                except Stopped:
+                    break
+                self.progress.update += 1
+                bar.update()
+                if self.progress.update % self.config.log_every == 0:
+                    self._log(pending, bar)
             if reason == "solved":  # the end that was wanted, though updates are left
                 bar.total = bar.n
                 bar.set_description("solved")
@@ -277,17 +309,14 @@ class Trainer:
 
     def content(self) -> dict:
         """Everything that the rest of the run depends on."""
-        content = {
+        return {
             "update": self.progress.update,
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            **self._random_states(),
             "best": self.best_weights,
         }
-        if self.device.type == "cuda":
-            content["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        return content
 
     def load(self, content: dict) -> None:
         """Go back to what ``content`` returned."""
@@ -297,9 +326,7 @@ class Trainer:
         self.best_weights = content.get("best")
         if self.best_weights is not None and _sizes(self.best_weights) != _sizes(content["model"]):
             raise ValueError("the best weights are of another model")
-        torch.set_rng_state(content["rng"].cpu())
-        if "cuda_rng" in content:
-            torch.cuda.set_rng_state(content["cuda_rng"].cpu(), self.device)
+        self._set_random_states(content)
 
     def save(self) -> None:
         """Write ``last.pt``."""

@@ -16,7 +16,6 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -91,13 +90,22 @@ def _kind(device: torch.device) -> str:
 
 
 def _in_a_thread(find_fault: Callable[[], str | None]) -> str | None:
-    try:
-        with ThreadPoolExecutor(1) as alone:
-            return alone.submit(find_fault).result()
-    except Exception as error:  # compilers and drivers raise anything
-        _log.debug("the trial of a kernel failed", exc_info=True)
-        lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    """What it returns or raises, in words; Ctrl-C does not wait for the end of a compilation."""
+    faults: list[str | None] = []
+
+    def find() -> None:
+        try:
+            faults.append(find_fault())
+        except Exception as error:  # compilers and drivers raise anything
+            _log.debug("the trial of a kernel failed", exc_info=True)
+            lines = str(error).strip().splitlines()
+            kind = type(error).__name__
+            faults.append(f"{kind}: {lines[0][:200]}" if lines else kind)
+
+    alone = threading.Thread(target=find, daemon=True, name="fwrnn compiler")  # as cli knows it
+    alone.start()
+    alone.join()
+    return faults[0] if faults else "it ended the thread"
 
 
 def difference(

@@ -33,7 +33,7 @@ from fwrnn.learning.games.actor_critic import (
 from fwrnn.learning.games.play import play
 from fwrnn.learning.loop import learning_rate
 from fwrnn.learning.schema import A3CConfig
-from fwrnn.learning.signals import STOPPING
+from fwrnn.learning.signals import STOPPING, Stopped
 
 CPU = torch.device("cpu")
 GLANCE = 0.1  # seconds between two looks at whether to stop
@@ -70,7 +70,7 @@ class A3CTrainer(PlayingTrainer):
         finally:
             self.close()
 
-    def update(self) -> dict[str, Tensor] | None:
+    def update(self) -> dict[str, Tensor]:
         """Wait for the next update of any worker, or for the wish to stop."""
         if not self._workers:
             self._start()
@@ -78,7 +78,7 @@ class A3CTrainer(PlayingTrainer):
         while self._workers:
             ready = wait(list(self._workers), GLANCE)
             if not ready and self.stop.requested:
-                return None
+                raise Stopped
             for connection in cast(list[Connection], ready):  # no sockets among them
                 try:
                     news = connection.recv()

@@ -152,14 +152,14 @@ class A2CTrainer(PlayingTrainer):
     def update(self) -> dict[str, Tensor]:
         """Play, then one step of Adam."""
         update = self.progress.update
-        episodes = play(self.model, self.games, self.task.seed_of("train", update), self.device)
-        self.frames += episodes.frames
         self.set_learning_rate()
-        self.optimizer.zero_grad()
-        losses = actor_critic_loss(
-            self.model, episodes, self.config, entropy_cost(update, self.config)
-        )
-        losses.loss.backward()
+        with self.unless_stopped():
+            episodes = play(self.model, self.games, self.task.seed_of("train", update), self.device)
+            self.optimizer.zero_grad()
+            cost = entropy_cost(update, self.config)
+            losses = actor_critic_loss(self.model, episodes, self.config, cost)
+            losses.loss.backward()
+        self.frames += episodes.frames
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()

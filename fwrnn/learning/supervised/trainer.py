@@ -77,10 +77,11 @@ class SupervisedTrainer(Trainer):
 
     def update(self) -> dict[str, torch.Tensor]:
         """One step of Adam on the next batch."""
-        inputs, targets = self.batches.at(self.progress.update)
         self.set_learning_rate()
-        self.optimizer.zero_grad()
-        loss = self._backward(inputs, targets)
+        with self.unless_stopped():
+            inputs, targets = self.batches.at(self.progress.update)
+            self.optimizer.zero_grad()
+            loss = self._backward(inputs, targets)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()

@@ -250,6 +250,8 @@ def a3c_config(*more):
 
 
 def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, monkeypatch):
+    # A semaphore is a file of the system, which stays when all processes are killed together.
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", lambda *a, **k: 1 / 0)
     settings = ["task.visible_frames=2", "trainer.max_updates=600", "trainer.games=16"]
     settings += ["trainer.learning_rate=0.01", "trainer.evaluate_every=100", "model.fast_lr=0.1"]
     with monkeypatch.context() as patch:
