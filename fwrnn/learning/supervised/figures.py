@@ -26,7 +26,8 @@ def sure(confidence: float) -> str:
 
 def verdict(answer: str, confidence: float, right: str) -> str:
     """An answer, how sure the network is of it, and what is ``right``."""
-    return f"answers {answer}, {sure(confidence)} ({'right' if answer == right else f'right: {right}'})"
+    correct = "right" if answer == right else f"right: {right}"
+    return f"answers {answer}, {sure(confidence)} ({correct})"
 
 
 def pixels_of(figure: Figure) -> np.ndarray:

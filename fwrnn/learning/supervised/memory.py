@@ -7,6 +7,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from fwrnn.learning.supervised.figures import explain, verdict
@@ -37,8 +38,9 @@ class MemoryPicture:
         self.inputs, self.labels, self.answers, self.classes = inputs, labels, answers, classes
         count, steps = inputs.shape
         side = max(3.4, 0.13 * steps)  # inches, with room for a character each
-        size = (side * count, 2 * side + 0.5)
-        self._figure = Figure(figsize=size, layout="constrained", dpi=80)
+        size = (side * count, 2 * side + 0.8)
+        layout = ConstrainedLayoutEngine(h_pad=0.12)  # or it would cut the headings' first line
+        self._figure = Figure(figsize=size, layout=layout, dpi=80)
         self._canvas = FigureCanvasAgg(self._figure)
         explain(self._figure, _WHY)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
@@ -61,8 +63,7 @@ class MemoryPicture:
     def pixels(self, model: Network) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
         self.draw(model)
-        for _ in range(2 if self._figure.get_layout_engine() else 1):  # the first finds the sizes
-            self._canvas.draw()
+        self._canvas.draw()
         self._figure.set_layout_engine("none")  # the first drawing settled it for all
         return np.array(self._canvas.buffer_rgba())[..., :3]  # a copy: the canvas is drawn on again
 
