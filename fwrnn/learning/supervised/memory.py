@@ -87,7 +87,9 @@ def _label_steps(axes: Axes, labels: str) -> None:
     axes.set_xlabel("… attends to each earlier step")
 
 
-def look_inside(model: Network, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list, list]:
+def look_inside(
+    model: Network, inputs: Tensor
+) -> tuple[np.ndarray, np.ndarray, list[int], list[float]]:
     """For inputs (N, T) the attention (N, T, T), the last memory (N, H, H), the guessed classes,
     and how sure it is of each, 0 to 1."""
     assert has_memory(model)
