@@ -18,7 +18,7 @@ def _missing(data: tuple, name: str, instead: str) -> AttributeError:
     words = f"'{type(data).__name__}' object has no attribute '{name}'"
     if hasattr(Tensor, name) and not name.startswith("_"):
         words += f": {instead}"
-    return AttributeError(words, name=name, obj=data)
+    return AttributeError(words)  # to which Python adds the name and the object
 
 
 class FastMemory(NamedTuple):

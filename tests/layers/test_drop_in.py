@@ -130,6 +130,12 @@ def test_what_no_tensor_has_is_missing_as_usual():
             part.hiden  # noqa: B018
         assert caught.value.name == "hiden" and caught.value.obj is part
 
+    def probed(state, x):
+        return x if hasattr(state, "unsqueeze") else state.hidden
+
+    compiled = torch.compile(probed, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(state, torch.zeros(1)), state.hidden)
+
 
 @pytest.mark.parametrize("backend", ["matrix", "attention", "numba"])
 def test_outputs_and_states_may_be_changed_in_place(backend):
