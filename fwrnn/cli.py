@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # of a terminal or log that has no λ: a question mark
             stream.reconfigure(errors="replace")
+    alone = argv is None
     if argv is None:  # this process is for the command alone
         _collect_less_garbage()
         argv = sys.argv[1:]
@@ -49,9 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         return _say(error, 2, error.shown)
     except RunFailed as error:
         return _say(error, 1)
-    except Interrupted as error:
-        return _say(error, 128 + error.signal)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if alone:  # all is in order: another signal need not wait for the rest, nor be told of
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if isinstance(error, Interrupted):
+            return _say(error, 128 + error.signal)
         return _say("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output left, as `head` does; keep Python quiet at exit too.

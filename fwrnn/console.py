@@ -2,11 +2,15 @@
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
+
+# Another among processes would be a file of the system, and stay when they are killed.
+tqdm.set_lock(threading.RLock())
 
 PROGRESS = "fwrnn.progress"
 """The logger of what a progress bar shows too: for files, and where there is no terminal."""

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from signal import SIGINT
 
 
 class UserError(Exception):
@@ -19,7 +20,7 @@ class RunFailed(Exception):
 class Interrupted(KeyboardInterrupt):
     """A run stopped from outside after it saved its state: exit status 128 + ``signal``."""
 
-    def __init__(self, message: str, signal: int):
+    def __init__(self, message: str, signal: int = SIGINT):  # which a pickle tells afterwards
         super().__init__(message)
         self.signal = signal
 

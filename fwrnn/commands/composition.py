@@ -118,18 +118,25 @@ class Job(NamedTuple):
     among_others: bool
 
 
-def sweep_begins(folder: Path) -> None:
-    """What Hydra is to call with the folder of a sweep; ``run_with_hydra`` exchanges it."""
+def sweep_begins(folder: Path, apart: bool) -> None:
+    """What Hydra is to call with the folder of a sweep, and whether its jobs are processes of their
+    own on this machine; ``run_with_hydra`` exchanges it."""
+
+
+def side_by_side(launcher: DictConfig) -> bool:
+    """Whether it has processes of this machine work on several jobs at once."""
+    return "joblib" in launcher._target_
 
 
 def run_with_hydra(
     work: Callable[[Job], Any],
     argv: list[str],
-    begin: Callable[[Path], None] = sweep_begins,
+    begin: Callable[[Path, bool], None] = sweep_begins,
 ) -> None:
     """Compose a configuration from ``argv`` and call ``work``, once per job if it is a sweep.
 
-    ``begin`` gets the folder of a sweep before its first job. What it raises ends the sweep.
+    ``begin`` is called before a sweep's first job, as ``sweep_begins`` is. What it raises ends the
+    sweep.
 
     Raises:
         UserError: the command line or a configuration is wrong.
@@ -144,9 +151,9 @@ def run_with_hydra(
     _find_brought_configurations()
     failures: list[Exception] = []
 
-    def begun(folder: Path) -> None:
+    def begun(folder: Path, apart: bool) -> None:
         try:
-            begin(folder)
+            begin(folder, apart)
         except Exception as error:  # Hydra would warn of it and go on
             failures.append(error)
             raise SystemExit from error
@@ -163,7 +170,7 @@ def run_with_hydra(
             any(w.startswith("hydra.run.dir=") for w in now.overrides.hydra)
             or now.runtime.choices.get("experiment") is not None,
             Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
-            "joblib" in now.launcher._target_,
+            side_by_side(now.launcher),
         )
         try:
             return work(job)

@@ -56,6 +56,14 @@ def parser() -> Parser:
         help="games to play; default: as many as the run did",
     )
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="test it with another setting than it was trained with, such as model.fast_lr=0.25; "
+        "may be given again",
+    )
+    parser.add_argument(
         "--pictures",
         action="store_true",
         help="draw again what training drew at its end, and replace what is in RUN/pictures",
@@ -87,7 +95,9 @@ def main(argv: list[str]) -> int:
 
     question = Question(options.split, options.data, options.games)
     pictures = pictures_of(options.run, options.output) if options.pictures else None
-    result, words = evaluated(options.run, question, options.device, options.data_dir, pictures)
+    result, words = evaluated(
+        options.run, question, options.device, options.data_dir, pictures, options.set
+    )
     print(json.dumps(result) if options.json else words)
     return 0
 
@@ -117,7 +127,7 @@ def _over_pairs(options) -> int:
     from fwrnn.learning.retest import evaluate_pairs
 
     rows = evaluate_pairs(
-        options.run, options.pairs, options.split, options.examples, options.device
+        options.run, options.pairs, options.split, options.examples, options.device, options.set
     )
     if options.json:
         print(json.dumps(list(rows)))

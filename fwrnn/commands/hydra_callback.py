@@ -10,4 +10,5 @@ from fwrnn.commands import composition
 
 class SweepBegins(Callback):
     def on_multirun_start(self, config, **unused) -> None:
-        composition.sweep_begins(Path(os.path.relpath(config.hydra.sweep.dir)))
+        apart = composition.side_by_side(config.hydra.launcher)
+        composition.sweep_begins(Path(os.path.relpath(config.hydra.sweep.dir)), apart)

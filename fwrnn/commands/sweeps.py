@@ -6,7 +6,10 @@ on a job, in whatever process, keeps its entry up to date.
 """
 
 import json
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from filelock import FileLock
 
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import unwritable, write_whole
+from fwrnn.learning.claim import holder
 from fwrnn.reading import LARGEST_SWEEP, read_json
 
+PATIENCE, A_MOMENT = 5.0, 0.3  # seconds, with jobs that do not end, and with those that do
 STATES = "done", "failed", "interrupted", "running", "waiting"
 
 
@@ -69,6 +74,37 @@ class Sweep:
             content = self.read() if self.file.exists() else {"command": [], "jobs": {}}
             change(content)
             write_whole(self.file, (json.dumps(content, indent=2) + "\n").encode())
+
+    @contextmanager
+    def saving_first(self) -> Iterator[None]:
+        """While open, Ctrl-C ends this process when the jobs, in processes of their own, have saved
+        their states as it came to them too: who ends this one ends them. At a second one they give
+        that up.
+        """
+        end = 0.0
+
+        def receive(number, frame) -> None:
+            nonlocal end
+            if end:
+                end = min(end, time.monotonic() + A_MOMENT)
+                return
+            end = time.monotonic() + PATIENCE
+            while (running := self._running()) and time.monotonic() < end:
+                if not any(map(holder, running)):  # and about to say so
+                    end = min(end, time.monotonic() + A_MOMENT)
+                time.sleep(0.02)
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, receive)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _running(self) -> list[Path]:
+        """The folders of the jobs that are said to run."""
+        jobs = self.read()["jobs"].values()
+        return [Path(job["folder"] or "") for job in jobs if job["state"] == "running"]
 
     def work(self, overrides: list[str], folder: Path, job: Callable[[], float]) -> float:
         """Do a job and note what became of it; returns its objective, infinite if it failed.

@@ -7,6 +7,7 @@ line's.
 import logging
 import sys
 import time
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from signal import SIGINT
@@ -58,13 +59,17 @@ def _start(job: Job) -> None:
 def _sweep(argv: list[str]) -> int:
     """Do the jobs that are not done yet, and say what became of all."""
     begun: list[Sweep] = []
+    _interrupted.clear()
 
-    def begin(folder: Path) -> None:
+    def begin(folder: Path, apart: bool) -> None:
         begun.append(Sweep(folder))
         begun[0].begin(argv, planned(argv))
+        if apart:
+            ending.enter_context(begun[0].saving_first())
 
     try:
-        run_with_hydra(_job_of_sweep, argv, begin)
+        with ExitStack() as ending:
+            run_with_hydra(_job_of_sweep, argv, begin)
     except KeyboardInterrupt as error:
         words = begun[0].summary()[0] if begun else "interrupted"
         raise Interrupted(words, getattr(error, "signal", SIGINT)) from error
@@ -77,8 +82,18 @@ def _sweep(argv: list[str]) -> int:
 
 def _job_of_sweep(job: Job) -> float:
     assert job.sweep is not None  # as it is of one
+    if _interrupted:  # whoever started this process gave it the next job before it knew
+        raise _interrupted[0]
     with on_terminal():  # which another process has not set up yet
-        return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+        try:
+            return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+        except KeyboardInterrupt as error:
+            _interrupted.append(error)
+            raise
+
+
+_interrupted: list[KeyboardInterrupt] = []
+"""What stopped a job of the sweep in this process."""
 
 
 def _start_or_go_on(job: Job) -> float:
@@ -177,7 +192,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
     from fwrnn.learning.assembly import assemble
     from fwrnn.learning.record import code, describe
-    from fwrnn.learning.signals import StopRequest
+    from fwrnn.learning.signals import Stopped, StopRequest
     from fwrnn.learning.tracking import Tracker
 
     assembly = assemble(config)
@@ -203,21 +218,25 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
         def show(model, update: int) -> None:
             if drawing is not None:
                 name, draw = drawing
-                pixels = draw(model)
+                with stop.at_once():
+                    pixels = draw(model)
                 tracker.picture(name, pixels, update)
                 if update == trainer.progress.best_update:
                     drawn.clear()
                     drawn[update] = pixels
 
-        reason = trainer.fit(stop, tracker, on_validation=show)
-        if reason == "interrupted":
-            assert stop.signal is not None  # nothing else interrupts
+        try:
+            reason = trainer.fit(stop, tracker, on_validation=show)
+            if reason == "interrupted":
+                raise Stopped
+            return conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason)
+        except Stopped:
+            assert stop.signal is not None  # nothing else stops
             raise Interrupted(
                 f"stopped after update {trainer.progress.update:,}, nothing is lost; "
                 f"go on with: fwrnn train resume={place}",
                 stop.signal,
-            )
-        return conclude(assembly, trainer, run, tracker, drawing, drawn, reason)
+            ) from None
 
 
 ENDS = {
@@ -227,15 +246,26 @@ ENDS = {
 }
 
 
-def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> dict:
-    """Test the best weights, once, and record what came out."""
+def conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason: str) -> dict:
+    """Test the best weights, once, and record what came out.
+
+    Raises:
+        Stopped: a signal came before there was anything to record.
+    """
     from fwrnn.learning.record import compared_settings, metrics_of
     from fwrnn.learning.run_folder import write_pictures
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
     model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
-    outcome = kind.test(task, model, device, kind.question(config.trainer), {})
+    with stop.at_once():
+        outcome = kind.test(task, model, device, kind.question(config.trainer), {})
+        still, moving = outcome.draw()
+        at_work = {}
+        if drawing is not None:
+            name, draw = drawing
+            best = drawn.get(progress.best_update)  # missing where the run was resumed since
+            at_work[name] = draw(model) if best is None else best
     tested = {f"test_{name}": value for name, value in outcome.measured.items()}
     tested |= kind.curve_metrics(config.trainer, progress.curve)
     metrics = metrics_of(config, model, device, progress, reason, tested)
@@ -243,16 +273,11 @@ def conclude(assembly, trainer, run, tracker, drawing, drawn, reason: str) -> di
     compared = (f"test_{kind.score}", f"val_{kind.score}", "updates")
     results = {name: metrics[name] for name in compared}
     tracker.hyperparameters(compared_settings(config), results, progress.update)
-    still, moving = outcome.draw()
     for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)
-    if drawing is not None:
-        name, draw = drawing
-        best = drawn.get(progress.best_update)  # missing where the run was resumed since
-        still[name] = draw(model) if best is None else best
     for name, gif in moving.items():
         tracker.animation(name, gif, progress.update)
-    write_pictures(run.pictures, still, moving)
+    write_pictures(run.pictures, still | at_work, moving)
     log.info(
         f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
         f"{ENDS[reason].format(metrics['updates'])}, {metrics['seconds']:.0f} s"

@@ -66,7 +66,9 @@ class AssociativeLSTM(nn.Module):
         self._sizes = [half, heads * half, heads * half, 3 * heads * hidden_size]
         self.input_map = nn.Linear(input_size, sum(self._sizes))
         self.hidden_map = nn.Linear(hidden_size, sum(self._sizes), bias=False)
-        permutations = torch.stack([torch.randperm(half) for _ in range(copies)])
+        permutations = torch.empty(copies, half, dtype=torch.int64)
+        for row in permutations:  # torch.stack would import PyTorch's compiler for an outline
+            row.copy_(torch.randperm(half))
         self.register_buffer("permutations", permutations)
         for parameter in self.parameters():
             uniform_outgoing_(parameter)

@@ -19,7 +19,7 @@ from fwrnn.errors import RunFailed, UserError
 from fwrnn.learning.adam import Adam
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.schema import Schedule
-from fwrnn.learning.signals import StopRequest
+from fwrnn.learning.signals import Stopped, StopRequest
 
 if TYPE_CHECKING:
     from fwrnn.learning.tracking import Tracker
@@ -86,14 +86,17 @@ class Trainer:
         self.best_weights: dict[str, Tensor] | None = None
         self._shown: dict[str, str] = {}
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self) -> dict[str, Tensor] | None:
         """One update of the weights; returns what it measured, not yet waited for, ``loss`` among
-        it."""
+        it. None: there was none before ``self.stop`` was requested."""
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Have ``validated_model`` stay as it is from now until after the validation."""
 
     def validate(self) -> dict[str, float]:
         """Look at ``validated_model``; returns what was measured. Names of what the choice of
-        the best weights may look at begin with val_."""
+        the best weights may look at begin with val_. A signal may end it anywhere."""
         raise NotImplementedError
 
     def better(self, now: dict[str, float], best: dict[str, float]) -> bool:
@@ -125,14 +128,16 @@ class Trainer:
     ) -> str:
         """Train until solved, without progress, or out of updates; returns which.
 
-        Stops early, after saving, when ``stop`` is requested: returns "interrupted". ``tracker``
-        takes the scalars; ``on_validation`` is called after every validation with the model that
-        was looked at and the update.
+        Stops early, after saving, when ``stop`` is requested: returns "interrupted". A validation
+        that it did not wait for comes first when the run goes on. ``tracker`` takes the scalars;
+        ``on_validation`` is called after every validation with the model that was looked at and the
+        update.
 
         Raises:
             RunFailed: the loss is not finite, or a file could not be written.
         """
         self.tracker, self.on_validation = tracker, on_validation or (lambda model, update: None)
+        self.stop, reason = stop, None
         self.model.train()
         bar = tqdm(
             total=self.config.max_updates,
@@ -146,19 +151,20 @@ class Trainer:
         started = self._logged - self.progress.seconds
         pending: list[dict[str, Tensor]] = []
         with bar:
-            while (reason := self._finished()) is None and not stop.requested:
-                pending.append(self.update())
-                self.progress.update += 1
-                bar.update()
-                update = self.progress.update
-                validate = update % self.config.evaluate_every == 0
-                validate |= update == self.config.max_updates
-                if validate or update % self.config.log_every == 0:
+            while not stop.requested:
+                if self._to_validate():
                     self._log(pending, bar)
-                if validate:
                     self.progress.seconds = time.perf_counter() - started
                     self._validate(bar)
                     self._logged = time.perf_counter()
+                elif (reason := self._finished()) is not None:
+                    break
+                elif (measured := self.update()) is not None:
+                    pending.append(measured)
+                    self.progress.update += 1
+                    bar.update()
+                    if self.progress.update % self.config.log_every == 0:
+                        self._log(pending, bar)
             if reason == "solved":  # the end that was wanted, though updates are left
                 bar.total = bar.n
                 bar.set_description("solved")
@@ -166,6 +172,11 @@ class Trainer:
         self.progress.seconds = time.perf_counter() - started
         self.save()
         return reason or "interrupted"
+
+    def _to_validate(self) -> bool:
+        update, curve = self.progress.update, self.progress.curve
+        there = update % self.config.evaluate_every == 0 or update == self.config.max_updates
+        return there and update > (curve[-1]["updates"] if curve else 0)
 
     def _finished(self) -> str | None:
         progress, config = self.progress, self.config
@@ -209,8 +220,14 @@ class Trainer:
         self._logged = time.perf_counter()
 
     def _validate(self, bar: tqdm) -> None:
+        """Look at the weights, keep them if they are the best, save; or give it up to stop."""
         progress = self.progress
-        measured = self.validate()
+        self.settle()
+        try:
+            with self.stop.at_once():
+                measured = self.validate()
+        except Stopped:
+            return
         for name, value in measured.items():
             if not math.isfinite(value):
                 what = name.removeprefix("val_")
@@ -223,7 +240,7 @@ class Trainer:
                 "updates": progress.update,
                 **means,
                 **measured,
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "learning_rate": learning_rate(progress.update - 1, self.config),
                 "seconds": round(progress.seconds, 2),
             }
         )

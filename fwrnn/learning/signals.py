@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fwrnn.errors import Interrupted
@@ -12,8 +14,13 @@ STOPPING = (*_STOP, *_USERS)
 """All signals that may ask a run to stop; they reach every process of a terminal or batch job."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Work within ``StopRequest.at_once`` was given up, as a signal asked for it."""
+
+
 class StopRequest:
-    """While open, the first signal that asks to stop only sets ``requested``; a second interrupts.
+    """While open, the first signal that asks to stop only sets ``requested``; a second interrupts,
+    and what comes after it does not disturb who puts things in order then.
 
     Those are SIGINT and SIGTERM, and what a batch system sends before a job's time is over, where
     somebody handles that: submitit, which has the job run again. Its handler is called once the run
@@ -24,11 +31,27 @@ class StopRequest:
 
     def __init__(self):
         self.signal: int | None = None
+        self._at_once = self._interrupted = False
         self._before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
         return self.signal is not None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For long work that writes nothing and can be done anew: nobody waits for its end.
+
+        Raises:
+            Stopped: the first signal came, now or before.
+        """
+        self._at_once = True
+        try:
+            if self.requested:
+                raise Stopped
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> "StopRequest":
         # Python delivers signals to the main thread only; elsewhere there is nothing to set up.
@@ -48,6 +71,11 @@ class StopRequest:
             handler(came, None)
 
     def _receive(self, number, frame) -> None:
+        if self._interrupted:
+            return
         if self.requested:
+            self._interrupted = True
             raise KeyboardInterrupt
         self.signal = number
+        if self._at_once:
+            raise Stopped

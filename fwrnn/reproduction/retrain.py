@@ -7,12 +7,12 @@ for bit, however this process and those ended.
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from threading import Event
 
 from filelock import FileLock, Timeout
 
@@ -54,31 +54,45 @@ def train(jobs: Sequence[Job], at_once: int, done: Callable[[Job, str | None], N
     """Do all jobs; ``done`` gets each, with what went wrong or None.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after every run saved its state.
+        KeyboardInterrupt: Ctrl-C, after every run saved its state; or a second one, at once.
     """
     running: set[subprocess.Popen] = set()
+    stopped = Event()
     with ThreadPoolExecutor(at_once) as pool:
-        waiting = {pool.submit(_run, job, running): job for job in jobs}
+        waiting = {pool.submit(_run, job, running, stopped): job for job in jobs}
         try:
             for future in as_completed(waiting):
                 done(waiting[future], future.result())
         except BaseException:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(running):
-                process.send_signal(signal.SIGINT)  # upon which it saves its state
-            for process in list(running):
-                process.wait()
+            _interrupt(running)  # upon which they save their states
+            try:
+                for process in list(running):
+                    process.wait()
+            except KeyboardInterrupt:
+                _interrupt(running)  # upon which they do not wait for that
+                raise
             raise
 
 
-def _run(job: Job, running: set[subprocess.Popen]) -> str | None:
-    """Make a run; returns what went wrong, or None."""
-    _wait_for_others(job.folder)
+def _interrupt(processes: set[subprocess.Popen]) -> None:
+    for process in list(processes):
+        process.send_signal(signal.SIGINT)
+
+
+def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None:
+    """Make a run, unless ``stopped`` is set before; returns what went wrong, or None."""
+    _wait_for_others(job.folder, stopped)
+    if stopped.is_set():
+        return "stopped"
     process = subprocess.Popen(
         job.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
         start_new_session=True,  # Ctrl-C is for this process, which then tells the others, once
     )  # fmt: skip
     running.add(process)
+    if stopped.is_set():  # since, so that nobody told this one
+        _interrupt({process})
     try:
         _, said = process.communicate()
     finally:
@@ -89,11 +103,11 @@ def _run(job: Job, running: set[subprocess.Popen]) -> str | None:
     return next((line for line in reversed(lines) if "go on with" not in line), "no word of why")
 
 
-def _wait_for_others(folder: Path) -> None:
+def _wait_for_others(folder: Path, stopped: Event) -> None:
     """Until nobody works on the run: of an earlier call that was killed, its trainings live on."""
-    while (folder / "run.lock").exists():
+    while (folder / "run.lock").exists() and not stopped.is_set():
         try:
             with FileLock(folder / "run.lock", timeout=0):
                 return
         except Timeout:
-            time.sleep(1)
+            stopped.wait(1)

@@ -8,9 +8,12 @@ is lost; and several games per update (``games``), because one at a time leaves 
 
 import copy
 import os
+import select
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import cast
@@ -33,6 +36,7 @@ from fwrnn.learning.schema import A3CConfig
 from fwrnn.learning.signals import STOPPING
 
 CPU = torch.device("cpu")
+GLANCE = 0.1  # seconds between two looks at whether to stop
 
 
 class A3CTrainer(PlayingTrainer):
@@ -51,8 +55,7 @@ class A3CTrainer(PlayingTrainer):
         super().__init__(model, task, config, device, folder)
         self.seed = seed
         self._context = multiprocessing.get_context("spawn")
-        self._lock = self._context.Lock()
-        self._stop = self._context.Event()
+        self._lock = PipeLock(self._context) if os.name == "posix" else self._context.Lock()
         self._workers: dict[Connection, BaseProcess] = {}
         self._snapshot = copy.deepcopy(model)
 
@@ -67,14 +70,16 @@ class A3CTrainer(PlayingTrainer):
         finally:
             self.close()
 
-    def update(self) -> dict[str, Tensor]:
-        """Wait for the next update of any worker."""
+    def update(self) -> dict[str, Tensor] | None:
+        """Wait for the next update of any worker, or for the wish to stop."""
         if not self._workers:
             self._start()
         self.set_learning_rate()
         while self._workers:
-            ready = cast(list[Connection], wait(list(self._workers)))  # no sockets among them
-            for connection in ready:
+            ready = wait(list(self._workers), GLANCE)
+            if not ready and self.stop.requested:
+                return None
+            for connection in cast(list[Connection], ready):  # no sockets among them
                 try:
                     news = connection.recv()
                 except (EOFError, OSError):
@@ -97,7 +102,7 @@ class A3CTrainer(PlayingTrainer):
             )
 
     @contextmanager
-    def _locked(self):
+    def _locked(self) -> Iterator[None]:
         """Nobody changes the weights meanwhile. A worker that died may have died with the lock."""
         while not self._lock.acquire(timeout=1):
             if any(worker.exitcode for worker in self._workers.values()):
@@ -107,10 +112,9 @@ class A3CTrainer(PlayingTrainer):
         finally:
             self._lock.release()
 
-    def validate(self) -> dict[str, float]:
+    def settle(self) -> None:
         with self._locked():
             self._snapshot.load_state_dict(self.model.state_dict())
-        return super().validate()
 
     def content(self) -> dict:
         with self._locked():
@@ -119,18 +123,17 @@ class A3CTrainer(PlayingTrainer):
     def _start(self) -> None:
         """Share what is to be shared and start the workers.
 
-        They inherit that signals to stop are ignored, which reach all processes of a terminal or a
-        batch job: this one tells them to stop.
+        They inherit that signals to stop wait, which reach all processes of a terminal or a batch
+        job: this one ends them. One that comes meanwhile comes to this process afterwards.
         """
         self.model.share_memory()
         statistics = [self._statistics(parameter) for parameter in self.model.parameters()]
-        # Kept here: what a worker has not opened yet must not be collected.
-        self._tickets = self._context.Value("q", self.progress.update)
-        common = self.model, statistics, self.task, self.config
-        shared = *common, self._tickets, self._lock, self._stop
-        main_thread = threading.current_thread() is threading.main_thread()
-        signals = STOPPING if main_thread else ()
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+        tickets = torch.tensor(self.progress.update).share_memory_()
+        shared = self.model, statistics, self.task, self.config, tickets, self._lock
+        before = set()
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # which would have the signals through again
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             for number in range(self.config.workers):
                 ours, theirs = self._context.Pipe(duplex=False)
@@ -142,8 +145,8 @@ class A3CTrainer(PlayingTrainer):
                 theirs.close()
                 self._workers[ours] = worker
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if os.name == "posix":
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _statistics(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Adam's state of a parameter, in shared memory."""
@@ -153,16 +156,44 @@ class A3CTrainer(PlayingTrainer):
         return state
 
     def close(self) -> None:
-        """Have the workers stop after the update they are at; those that do not are killed."""
-        self._stop.set()
-        for connection in self._workers:
+        """End the workers wherever they are: what there is to keep of them has been saved."""
+        for connection, worker in self._workers.items():
             connection.close()
+            worker.kill()
         for worker in self._workers.values():
-            worker.join(timeout=5)
-            if worker.is_alive():
-                worker.kill()
-                worker.join()
+            worker.join()
         self._workers = {}
+
+
+class PipeLock:
+    """A lock among processes: who took the byte out of the pipe has it.
+
+    Those of ``multiprocessing`` are files of the system, which stay when all of its processes are
+    killed together, as the end of a batch job does.
+    """
+
+    def __init__(self, context):
+        self._reader, self._writer = context.Pipe(duplex=False)
+        os.set_blocking(self._reader.fileno(), False)
+        self.release()
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Whether it was had within ``timeout`` seconds, if that is given."""
+        while select.select([self._reader], [], [], timeout)[0]:
+            try:
+                return bool(os.read(self._reader.fileno(), 1))
+            except BlockingIOError:  # another was faster
+                continue
+        return False
+
+    def release(self) -> None:
+        os.write(self._writer.fileno(), b".")
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception) -> None:
+        self.release()
 
 
 def work(
@@ -170,13 +201,12 @@ def work(
     statistics: list[dict[str, Tensor]],
     task: GameTask,
     config: A3CConfig,
-    tickets,
+    tickets: Tensor,
     lock,
-    stop,
     seed: int,
     connection: Connection,
 ) -> None:
-    """A worker: updates until there are no more, ``stop`` is set, or nobody listens any more."""
+    """A worker: updates until there are no more. ``tickets`` () int64 is the next one's number."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         torch.set_num_threads(1)
@@ -185,9 +215,10 @@ def work(
         for parameter, state in zip(model.parameters(), statistics, strict=True):
             optimizer.state[parameter] = state
         local, games = copy.deepcopy(model), task.games(config.games)
-        while not stop.is_set():
-            with tickets.get_lock():
-                update, tickets.value = tickets.value, tickets.value + 1
+        while True:
+            with lock:
+                update = int(tickets)
+                tickets += 1
             if update >= config.max_updates:
                 break
             news = one_update(model, local, optimizer, games, task, config, update, lock)

@@ -26,8 +26,8 @@ def sure(confidence: float) -> str:
 
 def verdict(answer: str, confidence: float, right: str) -> str:
     """An answer, how sure the network is of it, and what is ``right``."""
-    correct = "right" if answer == right else f"right: {right}"
-    return f"answers {answer}, {sure(confidence)} ({correct})"
+    judged = "right" if answer == right else f"right: {right}"
+    return f"answers {answer}, {sure(confidence)} ({judged})"
 
 
 def pixels_of(figure: Figure) -> np.ndarray:

@@ -381,7 +381,7 @@ def test_worker_without_work_is_let_go_while_another_finishes(tmp_path, monkeypa
     worker.exitcode = 0
     idle, busy = Slow(None), Slow({"frames": 5, "loss": 1.0})
     trainer._workers = {idle: worker(), busy: worker()}
-    monkeypatch.setattr(a3c, "wait", lambda connections: connections)
+    monkeypatch.setattr(a3c, "wait", lambda connections, seconds: connections)
     assert trainer.update() == {"loss": torch.tensor(1.0)} and trainer.frames == 5
     assert idle not in trainer._workers
     busy.news, worker.exitcode = None, -9
