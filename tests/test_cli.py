@@ -223,6 +223,8 @@ def test_pictures_that_cannot_be_written_are_one_line_before_anything_is_tested(
         (["--output", "there"], "--output goes with --pictures"),
         (["--pictures", "--data", "mine.tsv"], "leave one out"),
         (["--pictures", "--pairs", "2"], "leave one out"),
+        (["--pictures", "--split", "val"], "by --output DIR"),
+        (["--pictures", "--set", "model.fast_lr=0"], "by --output DIR"),
     ):
         assert main(["evaluate", str(run), *words]) == 2
         assert said in one_line(capsys)
