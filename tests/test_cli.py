@@ -89,6 +89,7 @@ def one_line(capsys) -> str:
     (["train", "model.hidden_size=[1,2"], ["model.hidden_size=[1,2"]),
     (["train", "resume=nowhere"], ["no run at 'nowhere'"]),
     (["train", "--help", "task=asoc"], ["unknown task 'asoc'"]),
+    (["train", "seed=0,1"], ["'seed=0,1'", "put -m before"]),
     (["train", "--cfg", "job", "model=x"], ["unknown model 'x'"]),
     (["evaluate"], ["RUN", "fwrnn evaluate --help"]),
     (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
@@ -222,6 +223,8 @@ def test_pictures_that_cannot_be_written_are_one_line_before_anything_is_tested(
         (["--output", "there"], "--output goes with --pictures"),
         (["--pictures", "--data", "mine.tsv"], "leave one out"),
         (["--pictures", "--pairs", "2"], "leave one out"),
+        (["--pictures", "--split", "val"], "by --output DIR"),
+        (["--pictures", "--set", "model.fast_lr=0"], "by --output DIR"),
     ):
         assert main(["evaluate", str(run), *words]) == 2
         assert said in one_line(capsys)
@@ -325,6 +328,32 @@ def test_help_explains_every_key_as_one_would_set_it_and_lists_no_internals(word
     assert "@package" not in text
     if words.startswith("task="):
         compose(*words.split(), *(f"{key}={value}" for key, value, _ in keys))
+
+
+@pytest.mark.parametrize("words", [
+    "model=multilevel control=folded task=mnist_glimpses", "model=multilevel control=folded",
+    "task=catch model=convnet", "task=assoc_retrieval model=convnet", "control=folded model=lstm",
+    "model.decay=7", "seed=-1", "+foo=1", "task=catch trainer=supervised",
+])  # fmt: skip
+def test_help_of_what_cannot_be_trained_is_the_error_that_training_has(words, capsys):
+    assert main(["train", *words.split()]) == 2
+    error = one_line(capsys)
+    assert main(["train", "--help", *words.split()]) == 2
+    assert one_line(capsys) == error
+
+
+@pytest.mark.parametrize(("words", "task"), [
+    ("model=multilevel", "mnist_glimpses"), ("trainer=a2c", "catch"),
+])  # fmt: skip
+def test_help_is_with_a_task_that_the_choice_is_for(words, task):
+    text = help_text([words])
+    assert f"Shown with task={task}, as without it: " in text
+    assert f"\ntask={task}: " in text and f"\n{words}: " in text
+
+
+def test_help_of_a_sweep_is_about_its_first_job(capsys):
+    assert main(["train", "-m", "--help", "seed=3,1", "model=lstm,rnn"]) == 0
+    assert "\nmodel=lstm: " in (text := capsys.readouterr().out) and "  seed=3 " in text
 
 
 def test_version(capsys):

@@ -90,6 +90,11 @@ def main(argv: list[str]) -> int:
         raise UserError("--output goes with --pictures; see fwrnn evaluate --help")
     if options.pictures and options.data is not None:
         raise UserError("--pictures are of a split, not of --data: leave one out")
+    if options.pictures and options.output is None and (options.set or options.split != "test"):
+        raise UserError(
+            "RUN/pictures are of the run as it was trained, and of its test; choose a folder for "
+            "others by --output DIR"
+        )
     from fwrnn.learning.kinds import Question
     from fwrnn.learning.retest import evaluated, pictures_of
 

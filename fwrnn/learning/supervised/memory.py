@@ -7,6 +7,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from fwrnn.learning.supervised.figures import explain, verdict
@@ -37,8 +38,9 @@ class MemoryPicture:
         self.inputs, self.labels, self.answers, self.classes = inputs, labels, answers, classes
         count, steps = inputs.shape
         side = max(3.4, 0.13 * steps)  # inches, with room for a character each
-        size = (side * count, 2 * side + 0.5)
-        self._figure = Figure(figsize=size, layout="constrained", dpi=80)
+        size = (side * count, 2 * side + 0.8)
+        layout = ConstrainedLayoutEngine(h_pad=0.12)  # or it would cut the headings' first line
+        self._figure = Figure(figsize=size, layout=layout, dpi=80)
         self._canvas = FigureCanvasAgg(self._figure)
         explain(self._figure, _WHY)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
@@ -47,7 +49,7 @@ class MemoryPicture:
         """One column per sequence: its attention above, its memory after the last step below."""
         attention, memory, guesses, confidences = look_inside(model, self.inputs)
         for k, (above, below) in enumerate(self._axes.T):
-            answer = self.classes[int(guesses[k])]
+            answer = self.classes[guesses[k]]
             heading = f"{self.labels[k]}\n{verdict(answer, confidences[k], self.answers[k])}"
             _show(above, attention[k])
             _label_steps(above, self.labels[k])
@@ -61,8 +63,7 @@ class MemoryPicture:
     def pixels(self, model: Network) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
         self.draw(model)
-        for _ in range(2 if self._figure.get_layout_engine() else 1):  # the first finds the sizes
-            self._canvas.draw()
+        self._canvas.draw()
         self._figure.set_layout_engine("none")  # the first drawing settled it for all
         return np.array(self._canvas.buffer_rgba())[..., :3]  # a copy: the canvas is drawn on again
 
@@ -86,7 +87,9 @@ def _label_steps(axes: Axes, labels: str) -> None:
     axes.set_xlabel("… attends to each earlier step")
 
 
-def look_inside(model: Network, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list, list]:
+def look_inside(
+    model: Network, inputs: Tensor
+) -> tuple[np.ndarray, np.ndarray, list[int], list[float]]:
     """For inputs (N, T) the attention (N, T, T), the last memory (N, H, H), the guessed classes,
     and how sure it is of each, 0 to 1."""
     assert has_memory(model)

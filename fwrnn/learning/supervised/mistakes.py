@@ -63,7 +63,7 @@ def draw_worst(examples: Examples, logits: Tensor, labels: tuple[str, ...]) -> F
         return None
     worst = wrong[logarithms[wrong].argsort(descending=True, stable=True)][: _ROWS * _COLUMNS]
     rows = -(-len(worst) // _COLUMNS)
-    figure = Figure(figsize=(1.25 * _COLUMNS, 1.65 * rows + 0.5), layout="constrained", dpi=80)
+    figure = Figure(figsize=(1.25 * _COLUMNS, 1.65 * rows + 0.7), layout="constrained", dpi=80)
     FigureCanvasAgg(figure)
     few = f"the {len(worst)} of them that" if len(worst) < len(wrong) else "all, those first that"
     explain(
