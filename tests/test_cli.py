@@ -91,6 +91,7 @@ def one_line(capsys) -> str:
     (["train", "--help", "task=asoc"], ["unknown task 'asoc'"]),
     (["train", "seed=0,1"], ["'seed=0,1'", "put -m before"]),
     (["train", "--cfg", "job", "model=x"], ["unknown model 'x'"]),
+    (["train", "experiment=search"], ["experiment/search", "choose it with hydra/sweeper=NAME"]),
     (["evaluate"], ["RUN", "fwrnn evaluate --help"]),
     (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
     (["evaluate", "nowhere", "--splt"], ["--splt"]),

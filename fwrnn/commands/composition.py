@@ -458,16 +458,22 @@ def explain(error: Exception) -> str:
         return f"unknown key '{wrong}' for what is chosen{suggestion(wrong, others)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {text.splitlines()[0]}"
-    cause = error.__cause__
+    cause, key = error.__cause__, _quoted_after("full_key: ", text, "\n")
+    if key is not None and key.startswith("hydra."):
+        file, chosen = _quoted_after("In '", text), key.split(".")[1]
+        return (
+            f"{file or key} is for another {chosen}, which has {key}; choose it with "
+            f"hydra/{chosen}=NAME, as the file's first lines show"
+        )
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     if cause is not None and str(cause).strip() and str(cause).splitlines()[0] not in first:
         first += f" ({str(cause).splitlines()[0]})"
     return first
 
 
-def _quoted_after(start: str, text: str) -> str | None:
+def _quoted_after(start: str, text: str, end: str = "'") -> str | None:
     _, found, rest = text.partition(start)
-    return rest.split("'")[0] if found else None
+    return rest.split(end)[0] if found else None
 
 
 def _path_as_written(word: str) -> str:
