@@ -458,11 +458,12 @@ def explain(error: Exception) -> str:
         return f"unknown key '{wrong}' for what is chosen{suggestion(wrong, others)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {text.splitlines()[0]}"
-    cause, key = error.__cause__, _quoted_after("full_key: ", text, "\n")
-    if key is not None and key.startswith("hydra."):
-        file, chosen = _quoted_after("In '", text), key.split(".")[1]
+    cause, file = error.__cause__, _quoted_after("In '", text)
+    key = _quoted_after("full_key: ", text, "\n")
+    if file and key and key.startswith("hydra."):
+        chosen = key.split(".")[1]
         return (
-            f"{file or key} is for another {chosen}, which has {key}; choose it with "
+            f"{file} is for another {chosen}, which has {key}; choose it with "
             f"hydra/{chosen}=NAME, as the file's first lines show"
         )
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
