@@ -104,9 +104,28 @@ def config_of(run: str | Path) -> Config:
     """
     saved = RunFolder(place_of(run)).read_config()
     try:
-        return read_config(migrated(saved), groups=("task", "model"))
+        config = read_config(migrated(saved), groups=("task", "model"))
     except UserError as error:
         raise UserError(f"{run}: {error}") from error
+    return with_own_cache(config)
+
+
+def with_own_cache(config: Config) -> Config:
+    """The saved configuration, which may be a stranger's, with a ``task.cache_dir`` that may be
+    written: one that is such a folder here already, else that of whoever runs this."""
+    if not is_cache(getattr(config.task, "cache_dir", None)):
+        config.task.cache_dir = None
+    return config
+
+
+def is_cache(folder: str | None) -> bool:
+    """Whether it holds finished arrays of a task, as it does where somebody trained with it."""
+    if folder is None:
+        return True  # the user's own
+    try:
+        return any(Path(folder).expanduser().glob("[0-9a-f]" * 32 + ".npz"))
+    except (OSError, RuntimeError, ValueError):  # a home of nobody
+        return False
 
 
 def load_run(

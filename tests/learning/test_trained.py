@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import fwrnn
-from fwrnn.commands.train import train
+from fwrnn.commands.train import resumed_config, train
 from fwrnn.errors import UserError
-from fwrnn.learning.assembly import load_run
+from fwrnn.learning.assembly import config_of, load_run
 from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import FOLDER, shipped
 from fwrnn.learning.supervised.scoring import evaluate
 from tests.commands.compose import compose
@@ -99,3 +100,16 @@ def test_players_say_what_to_call_instead(tmp_path):
 def test_an_unknown_run_is_told_what_ships():
     with pytest.raises(UserError, match="did you mean 'retrieval'"):
         fwrnn.load("retreival")
+
+
+def test_what_a_strangers_run_says_of_a_cache_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["task=facial_expression", "model=multilevel", "task.cache_dir=there"]
+    RunFolder("run").write_config(compose(*words))
+    saved = RunFolder("run").read_config()
+    assert config_of("run").task.cache_dir is None
+    assert resumed_config(saved, []).task.cache_dir is None
+    assert resumed_config(saved, ["task.cache_dir=here"]).task.cache_dir == "here"
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / f"{0:032x}.npz").touch()  # somebody trained with it here
+    assert config_of("run").task.cache_dir == resumed_config(saved, []).task.cache_dir == "there"
