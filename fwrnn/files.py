@@ -5,6 +5,7 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from fwrnn.errors import RunFailed, UserError
 
@@ -38,6 +39,20 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
     finally:  # a second Ctrl-C comes here too
         with suppress(OSError):  # not there, or its folder is none
             beside.unlink()
+
+
+def check_folder(folder: Path, instead: str) -> None:
+    """Make a folder if it is not there, and see that files can be written in it.
+
+    Raises:
+        UserError: they cannot; ``instead`` is what to do about it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error, instead) from error
 
 
 def unwritable(folder: str | Path, error: OSError, instead: str) -> UserError:

@@ -20,10 +20,11 @@ def main() -> None:
     parser.add_argument("sequences", metavar="SEQUENCE", nargs="+", help="all of one length")
     parser.add_argument("--out", default="memory.png")
     options = parser.parse_args()
-    (*_, model, _), _ = load_run(options.run, "cpu")
+    (_, _, task, model, _), _ = load_run(options.run, "cpu")
     answers = [text[text.index(text[-1]) + 1] for text in options.sequences]
     inputs = torch.stack([encode(text) for text in options.sequences])
-    MemoryPicture(inputs, options.sequences, answers).draw(model).savefig(options.out, dpi=110)
+    picture = MemoryPicture(inputs, options.sequences, answers, task.spec.labels)
+    picture.draw(model).savefig(options.out, dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Make the tables of RESULTS.md anew from the runs kept in outputs/paper, and its figures.
 
-python scripts/update_results.py
+python scripts/update_results.py [TARGET …]     # default: all of them, some minutes
 """
 
+import sys
 from pathlib import Path
 
 from fwrnn.reproduction.drawing import draw
@@ -14,13 +15,16 @@ from fwrnn.reproduction.targets import TARGETS, kept_folder
 PAGE = Path(__file__).parents[1] / "RESULTS.md"
 
 
-def main() -> None:
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+def main(names: list[str]) -> None:
+    wanted = names or list(TARGETS)
+    others = TARGETS.keys() - set(wanted)
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8"), others), encoding="utf-8")
     for name in ("figure2", "figure5", "lengths", "controls"):
-        results = [result_of(cell, Path("outputs/none")) for cell in TARGETS[name].cells]
-        results = [with_extras(name, result, None) for result in results]
-        draw(TARGETS[name], results, kept_folder() / f"{name}.png")
+        if name in wanted:
+            results = [result_of(cell, Path("outputs/none")) for cell in TARGETS[name].cells]
+            results = [with_extras(name, result, None) for result in results]
+            draw(TARGETS[name], results, kept_folder() / f"{name}.png")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -15,6 +15,7 @@ from fwrnn import __version__
 from fwrnn.cli import is_shared, main
 from fwrnn.commands.composition import group_options, help_text
 from fwrnn.commands.train import train
+from fwrnn.learning.shipped import FOLDER
 from tests.commands.compose import compose
 from tests.conftest import TINY
 
@@ -88,7 +89,9 @@ def one_line(capsys) -> str:
     (["train", "model.hidden_size=[1,2"], ["model.hidden_size=[1,2"]),
     (["train", "resume=nowhere"], ["no run at 'nowhere'"]),
     (["train", "--help", "task=asoc"], ["unknown task 'asoc'"]),
+    (["train", "seed=0,1"], ["'seed=0,1'", "put -m before"]),
     (["train", "--cfg", "job", "model=x"], ["unknown model 'x'"]),
+    (["train", "experiment=search"], ["experiment/search", "choose it with hydra/sweeper=NAME"]),
     (["evaluate"], ["RUN", "fwrnn evaluate --help"]),
     (["evaluate", "nowhere"], ["no run at 'nowhere'"]),
     (["evaluate", "nowhere", "--splt"], ["--splt"]),
@@ -186,8 +189,53 @@ def test_evaluate_takes_the_place_of_the_data_from_its_option(tmp_path, monkeypa
     assert "as recorded, exactly" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run"), "--data", "mine.tsv"]) == 2
     assert "no folder" in one_line(capsys)
-    for name in ("confusion", "mistakes", "glimpses"):
-        assert (tmp_path / "run" / "pictures" / f"{name}.png").stat().st_size > 1000
+    pictures = tmp_path / "run" / "pictures"
+    drawn = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    assert sorted(drawn) == ["confusion.png", "glimpses.png", "mistakes.png"]
+    shutil.rmtree(pictures)
+    words = ["evaluate", str(tmp_path / "run"), "--data-dir", str(tmp_path / "there")]
+    assert main([*words, "--pictures"]) == 0
+    assert f"in {pictures}: confusion.png, mistakes.png, glimpses.png" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == drawn
+
+
+def test_games_are_drawn_again_where_they_are_asked_for(tmp_path, capsys):
+    settings = ["task=catch", "task.size=6", "model=rnn", "model.hidden_size=8", "threads=1"]
+    settings += ["trainer.max_updates=1", "trainer.test_games=8", "trainer.val_games=8"]
+    train(compose(*settings), tmp_path / "run")
+    words = ["evaluate", str(tmp_path / "run"), "--pictures", "--output", str(tmp_path / "a" / "b")]
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    files = [str(tmp_path / "a" / "b" / name) for name in ("game.png", "games.gif")]
+    assert json.loads(capsys.readouterr().out)["pictures"] == files
+    for file in files:
+        again = Path(file)
+        assert again.read_bytes() == (tmp_path / "run" / "pictures" / again.name).read_bytes()
+
+
+def test_pictures_that_cannot_be_written_are_one_line_before_anything_is_tested(
+    run, monkeypatch, capsys
+):
+    shutil.rmtree(run / "pictures")
+    (run / "pictures").touch()  # which the superuser cannot write in, either
+    monkeypatch.setattr("fwrnn.learning.supervised.predict", None)
+    for words, said in (
+        (["--pictures"], f"cannot write to '{run / 'pictures'}'"),
+        (["--output", "there"], "--output goes with --pictures"),
+        (["--pictures", "--data", "mine.tsv"], "leave one out"),
+        (["--pictures", "--pairs", "2"], "leave one out"),
+        (["--pictures", "--split", "val"], "by --output DIR"),
+        (["--pictures", "--set", "model.fast_lr=0"], "by --output DIR"),
+    ):
+        assert main(["evaluate", str(run), *words]) == 2
+        assert said in one_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["retrieval", str(FOLDER / "retrieval")])
+def test_what_ships_is_not_written_to(name, capsys):
+    assert main(["evaluate", name, "--pictures"]) == 2
+    assert "by --output DIR" in one_line(capsys)
+    assert not (FOLDER / "retrieval" / "pictures").exists()
 
 
 def test_tasks_without_data_take_no_folder_of_them(run, capsys):
@@ -281,6 +329,32 @@ def test_help_explains_every_key_as_one_would_set_it_and_lists_no_internals(word
     assert "@package" not in text
     if words.startswith("task="):
         compose(*words.split(), *(f"{key}={value}" for key, value, _ in keys))
+
+
+@pytest.mark.parametrize("words", [
+    "model=multilevel control=folded task=mnist_glimpses", "model=multilevel control=folded",
+    "task=catch model=convnet", "task=assoc_retrieval model=convnet", "control=folded model=lstm",
+    "model.decay=7", "seed=-1", "+foo=1", "task=catch trainer=supervised",
+])  # fmt: skip
+def test_help_of_what_cannot_be_trained_is_the_error_that_training_has(words, capsys):
+    assert main(["train", *words.split()]) == 2
+    error = one_line(capsys)
+    assert main(["train", "--help", *words.split()]) == 2
+    assert one_line(capsys) == error
+
+
+@pytest.mark.parametrize(("words", "task"), [
+    ("model=multilevel", "mnist_glimpses"), ("trainer=a2c", "catch"),
+])  # fmt: skip
+def test_help_is_with_a_task_that_the_choice_is_for(words, task):
+    text = help_text([words])
+    assert f"Shown with task={task}, as without it: " in text
+    assert f"\ntask={task}: " in text and f"\n{words}: " in text
+
+
+def test_help_of_a_sweep_is_about_its_first_job(capsys):
+    assert main(["train", "-m", "--help", "seed=3,1", "model=lstm,rnn"]) == 0
+    assert "\nmodel=lstm: " in (text := capsys.readouterr().out) and "  seed=3 " in text
 
 
 def test_version(capsys):

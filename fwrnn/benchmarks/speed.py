@@ -17,6 +17,10 @@ STYLES = {  # label, colour, marker: the layer in red, its plain forms in blue, 
     "attention": ("attention form", "#0072B2", "s"),
     "matrix": ("matrix form", "#56B4E9", "D"),
 }
+_LETTERS = (
+    "T: steps of a sequence, B: sequences at once, I: inputs, H: units. "
+    "Attention form, matrix form: the same layer without its fused kernel, in PyTorch's operations."
+)
 BARS = ("auto", "nn.GRU", "nn.RNN", "attention", "matrix")
 
 
@@ -233,7 +237,9 @@ def draw(result: dict) -> Figure:
         frameon=False,
         fontsize=10,
     )
-    figure.supxlabel(machine_line(result["machine"]), fontsize=7.5, color="#555555")
+    figure.supxlabel(
+        f"{_LETTERS}\n{machine_line(result['machine'])}", fontsize=7.5, color="#444444"
+    )
     return figure
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING
 from functools import cache
 from itertools import chain, count
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fwrnn.config import GROUPS, Config, known_keys, network_label, read_config
+from fwrnn.config import GROUPS, TASKS, Config, known_keys, network_label, read_config
 from fwrnn.errors import UserError, suggestion
 from fwrnn.files import unwritable
 from fwrnn.registry import brought_configurations
@@ -295,12 +296,23 @@ def changed(saved: dict, argv: list[str]) -> dict:
 
 
 def help_text(argv: list[str]) -> str:
-    """What ``fwrnn train`` takes, and what it would run with ``argv``, each key explained."""
-    config = _composed([word for word in _checked(argv) if word[0] != "-"], with_hydra=True)
+    """What ``fwrnn train`` takes, and what it would run with ``argv``, each key explained.
+
+    Of a sweep it is about the first job.
+
+    Raises:
+        UserError: an override is wrong, or what is chosen does not go together, with any task if
+            ``argv`` chooses none.
+    """
+    words = [word for word in _checked(argv) if word[0] != "-"]
+    if {"-m", "--multirun"} & set(argv):
+        words = next(iter(planned(argv)), words)
+    config, note = _fitting(words)
     chosen = config.hydra.runtime.choices
     lines = [
         HEADER,
         *(f"  {group + '=':<12}{', '.join(names)}" for group, names in group_options().items()),
+        *note,
     ]
     for group in GROUPS:
         comments, title = _comments(f"{group}/{chosen[group]}")
@@ -313,6 +325,30 @@ def help_text(argv: list[str]) -> str:
     values = {key: config[key] for key in ("seed", "device", "threads", "resume")}
     lines += ["", f"control={control}: {' '.join(title)}", ""]
     return "\n".join([*lines, *_explained("", values, comments), "", FOOTER])
+
+
+def _fitting(words: list[str]) -> tuple[DictConfig, list[str]]:
+    """What Hydra composes, checked as for training; and what help says of it beforehand.
+
+    Who asks what a model or a trainer takes need not know for which tasks it is: if ``words`` have
+    none, and it is not for the default, it is shown with the first that it is for.
+    """
+    try:
+        return _composed_checked(words), []
+    except UserError as error:
+        if any(word.lstrip("+").startswith("task=") for word in words):
+            raise
+        for task in TASKS:
+            with suppress(UserError):
+                config = _composed_checked([*words, f"task={task}"])
+                return config, ["", f"Shown with task={task}, as without it: {error}"]
+        raise
+
+
+def _composed_checked(words: list[str]) -> DictConfig:
+    config = _composed(words, with_hydra=True)
+    read_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return config
 
 
 _INTERNALS = {"name", "core"}  # which choosing the option sets
@@ -461,22 +497,30 @@ def explain(error: Exception) -> str:
             f"unknown {group} '{wrong}'{suggestion(wrong, options)} Options: {', '.join(options)}"
         )
     text = str(error)
+    if text.startswith("Ambiguous value"):
+        return f"{text.splitlines()[0]}; to sweep over it, put -m before; a list is [A,B]"
     wrong = _quoted_after("Could not override '", text)
     if wrong is not None:
         others = [key for key in known_keys() if key != wrong]
         return f"unknown key '{wrong}' for what is chosen{suggestion(wrong, others)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': {text.splitlines()[0]}"
-    cause = error.__cause__
+    cause, key = error.__cause__, _quoted_after("full_key: ", text, "\n")
+    if key is not None and key.startswith("hydra."):
+        file, chosen = _quoted_after("In '", text), key.split(".")[1]
+        return (
+            f"{file or key} is for another {chosen}, which has {key}; choose it with "
+            f"hydra/{chosen}=NAME, as the file's first lines show"
+        )
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     if cause is not None and str(cause).strip() and str(cause).splitlines()[0] not in first:
         first += f" ({str(cause).splitlines()[0]})"
     return first
 
 
-def _quoted_after(start: str, text: str) -> str | None:
+def _quoted_after(start: str, text: str, end: str = "'") -> str | None:
     _, found, rest = text.partition(start)
-    return rest.split("'")[0] if found else None
+    return rest.split(end)[0] if found else None
 
 
 def _path_as_written(word: str) -> str:

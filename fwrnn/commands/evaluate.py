@@ -56,6 +56,22 @@ def parser() -> Parser:
         type=positive,
         help="games to play; default: as many as the run did",
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="test it with another setting than it was trained with, such as model.fast_lr=0.25; "
+        "may be given again",
+    )
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="draw again what training drew at its end, and replace what is in RUN/pictures",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="where --pictures go instead, such as of what ships"
+    )
     parser.add_argument("--device", help="instead of the one the run was configured with")
     parser.add_argument("--json", action="store_true", help="one JSON object, for machines")
     return parser
@@ -71,11 +87,23 @@ def main(argv: list[str]) -> int:
     if not options.json and (runs := _runs_of(options.run)):
         print("\n".join(runs))
         return 2  # nothing was tested
+    if options.output is not None and not options.pictures:
+        raise UserError("--output goes with --pictures; see fwrnn evaluate --help")
+    if options.pictures and options.data is not None:
+        raise UserError("--pictures are of a split, not of --data: leave one out")
+    if options.pictures and options.output is None and (options.set or options.split != "test"):
+        raise UserError(
+            "RUN/pictures are of the run as it was trained, and of its test; choose a folder for "
+            "others by --output DIR"
+        )
     from fwrnn.learning.kinds import Question
-    from fwrnn.learning.retest import evaluated
+    from fwrnn.learning.retest import evaluated, pictures_of
 
     question = Question(options.split, options.data, options.games)
-    result, words = evaluated(options.run, question, options.device, options.data_dir)
+    pictures = pictures_of(options.run, options.output) if options.pictures else None
+    result, words = evaluated(
+        options.run, question, options.device, options.data_dir, pictures, options.set
+    )
     print(json.dumps(result) if options.json else words)
     return 0
 
@@ -99,13 +127,13 @@ def _runs_of(folder: str) -> list[str]:
 
 
 def _over_pairs(options) -> int:
-    for name in ("data", "data_dir", "games"):
-        if getattr(options, name) is not None:
+    for name in ("data", "data_dir", "games", "pictures", "output"):
+        if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} does not go with --pairs: leave one out")
     from fwrnn.learning.retest import evaluate_pairs
 
     rows = evaluate_pairs(
-        options.run, options.pairs, options.split, options.examples, options.device
+        options.run, options.pairs, options.split, options.examples, options.device, options.set
     )
     if options.json:
         print(json.dumps(list(rows)))

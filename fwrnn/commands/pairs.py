@@ -30,7 +30,9 @@ def print_rows(rows: Iterator[dict]) -> None:
     for k, row in enumerate(rows):
         if k == 0:
             name, trained = network_label(row["model"], row["control"]), row["trained_pairs"]
-            print(f"{name}-{row['hidden_size']}, trained on {trained} pairs; {row['data']}\n")
+            changed = "".join(f", with {change}" for change in row.get("set", ()))
+            heading = f"{name}-{row['hidden_size']}, trained on {trained} pairs{changed}"
+            print(f"{heading}; {row['data']}\n")
             print("pairs    error    95 % interval        wrong", flush=True)
         low, high = 100 * row["error_low"], 100 * row["error_high"]
         interval, wrong = f"{low:.2f} to {high:.2f} %", f"{row['wrong']:,} of {row['examples']:,}"
@@ -45,7 +47,7 @@ def _note(row: dict) -> str:
     if row["pairs"] != row["trained_pairs"]:
         return ""
     if "reproduced" not in row:
-        return "   as in training"
+        return "" if "set" in row else "   as in training"
     if row["reproduced"]:
         return "   as in training: as recorded, exactly"
     return f"   as in training: recorded was {100 * row['recorded_error']:.2f} %"

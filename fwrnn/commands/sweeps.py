@@ -131,7 +131,7 @@ class Sweep:
         return result
 
     def summary(self) -> tuple[str, int]:
-        """How many jobs are in which state and why some failed, and the exit status."""
+        """How many jobs are in which state, why some failed, what to do next; the exit status."""
         jobs = self.read()["jobs"]
         states = [job["state"] for job in jobs.values()]
         counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
@@ -141,7 +141,10 @@ class Sweep:
         for name, job in failed.items():
             own = " ".join(word for word in name.split() if word not in common) or name
             lines.append(f"  {own}: {job['cause']}")
-        left = states.count("done") < len(states)
+        done = states.count("done")
+        if done:
+            lines.append(f"compare them with: fwrnn report {quoted(self.folder)}")
+        left = done < len(states)
         if left:
             lines.append(f"go on with: fwrnn sweep resume {quoted(self.folder)}")
         statuses = [job.get("status", 1) for job in failed.values()]

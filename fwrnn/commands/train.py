@@ -257,6 +257,7 @@ def conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason: str)
         Stopped: a signal came before there was anything to record.
     """
     from fwrnn.learning.record import compared_settings, metrics_of
+    from fwrnn.learning.run_folder import write_pictures
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
@@ -278,11 +279,9 @@ def conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason: str)
     tracker.hyperparameters(compared_settings(config), results, progress.update)
     for name, pixels in still.items():
         tracker.picture(name, pixels, progress.update)
-    for name, pixels in (still | at_work).items():
-        run.write_picture(name, pixels)
     for name, gif in moving.items():
         tracker.animation(name, gif, progress.update)
-        run.write_animation(name, gif)
+    write_pictures(run.pictures, still | at_work, moving)
     log.info(
         f"test {outcome.words}, with the weights of update {metrics['best_update']:,}; "
         f"{ENDS[reason].format(metrics['updates'])}, {metrics['seconds']:.0f} s"

@@ -128,7 +128,8 @@ def _draw_curves(axes: Axes, rows: list[Drawn], curves: Curves) -> None:
         updates, *lines = bands[number]
         mean, low, high = (np.maximum(line, floor) for line in lines)
         dot = "o" if len(updates) == 1 else None
-        axes.plot(updates, mean, marker=dot, color=colour, lw=1.8, zorder=3 - number / 100)
+        style = {"marker": dot, "clip_on": dot is None, "lw": 1.8, "zorder": 3 - number / 100}
+        axes.plot(updates, mean, color=colour, **style)
         if len(row.runs) > 1:
             axes.fill_between(updates, low, high, color=colour, alpha=veil, linewidth=0)
     if bands:
@@ -137,9 +138,11 @@ def _draw_curves(axes: Axes, rows: list[Drawn], curves: Curves) -> None:
     else:
         axes.text(0.5, 0.5, "no curves", ha="center", transform=axes.transAxes, color="#777777")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.set_xlabel("updates", fontsize=9)
+    numbers = "; lines have the numbers of the bars" * (len(rows) > 1)
+    axes.set_xlabel(f"updates{numbers}", fontsize=9)
     several = any(len(each.row.runs) > 1 for each in rows)
-    _tidy(axes, f"{_score_names('val', rows)}{': mean, lowest to highest seed' * several}")
+    words = ": line mean, band lowest to highest seed" * several
+    _tidy(axes, f"{_score_names('val', rows)}{words}")
 
 
 def _band(row: Row, curves: Curves) -> tuple[np.ndarray, ...] | None:
@@ -215,7 +218,8 @@ def _draw_bars(axes: Axes, rows: list[Drawn], labels: list[str]) -> None:
     axes.set_yticks(range(len(rows)), numbered, fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(max(len(rows), FEWEST_BARS) - 0.4, -0.6)
-    _tidy(axes, f"{_score_names('test', rows)}{': mean and each seed, ± 95 % interval' * several}")
+    words = ": bar mean, points seeds, number ± 95 % interval" * several
+    _tidy(axes, f"{_score_names('test', rows)}{words}")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
 

@@ -79,12 +79,12 @@ def inner_loop(
 
     ``read`` maps a query h_s(t+1) to A(t) h_s(t+1), in whatever form the memory is kept.
 
-    h_0 has no layer normalisation: the paper's only formula for it has none, and with one the
-    retrieval task is not solved. Supplement B's "method 2" (``boundary="identity"``) adds the
-    identity to A in place of the bracket: h_s+1 = f(LN[(A(t) + I) h_s]).
+    h_0 has no layer normalisation, as the paper's only formula for it has none; with one
+    (``inner_start="normalised"``, and most public code) retrieval is learned, too. Supplement B's
+    "method 2" (``boundary="identity"``) adds the identity to A in place of the bracket:
+    h_s+1 = f(LN[(A(t) + I) h_s]).
     ``inner_start="previous"`` is not in the paper: it starts from h_0 = h(t), so that with S = 1
     the step is f(LN[(W + A(t)) h(t) + C x]), a recurrent network without the additional depth.
-    ``inner_start="normalised"`` has layer normalisation in h_0, too, as most public code does.
 
     Returns h_S(t+1) and the last query h_S-1(t+1) as it was asked, both (…, H).
     """

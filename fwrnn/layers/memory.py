@@ -4,13 +4,21 @@ Both are named tuples of tensors, so whatever PyTorch does to tuples of tensors 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
 from fwrnn.layers.rule import Rule
+
+
+def _missing(data: tuple, name: str, instead: str) -> AttributeError:
+    """The error for an attribute that there is not, with what to do where a tensor has one."""
+    words = f"'{type(data).__name__}' object has no attribute '{name}'"
+    if hasattr(Tensor, name) and not name.startswith("_"):
+        words += f": {instead}"
+    return AttributeError(words)  # to which Python adds the name and the object
 
 
 class FastMemory(NamedTuple):
@@ -29,6 +37,12 @@ class FastMemory(NamedTuple):
     strengths: Tensor
     folded: Tensor
     fade: Tensor
+
+    if not TYPE_CHECKING:  # who would take it for what has every attribute
+
+        def __getattr__(self, name):
+            of = "the state's last part is its memory, a FastMemory; for nn.RNN's h[-1]"
+            raise _missing(self, name, f"{of} write state.hidden[-1]; memory.matrix() is a tensor")
 
     @staticmethod
     def empty(hidden: Tensor) -> "FastMemory":
@@ -112,6 +126,12 @@ class FastWeightsState(NamedTuple):
 
     hidden: Tensor
     memory: FastMemory
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            of = "the state is a FastWeightsState(hidden, memory)"
+            raise _missing(self, name, f"{of}; for nn.RNN's h write state.hidden")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "FastWeightsState":
         """The state of what ``function`` makes of each tensor."""

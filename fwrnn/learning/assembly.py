@@ -1,6 +1,7 @@
 """A task, a model and a device from a configuration; what every command starts with."""
 
 import ctypes
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import place_of
 from fwrnn.machine import memory
 from fwrnn.models.network import Network
+from fwrnn.reading import read_value
 
 
 class Assembly(NamedTuple):
@@ -96,18 +98,25 @@ class _Unfilled(TorchFunctionMode):
         return function(*arguments, **options) if filled is None else filled
 
 
-def config_of(run: str | Path) -> Config:
+def config_of(run: str | Path, changes: Iterable[str] = ()) -> Config:
     """What a run was configured with, as to its task and model; nothing else of it is looked at.
 
+    ``changes`` such as "model.fast_lr=0.25" are other settings than it had.
+
     Raises:
-        UserError: no such run, or a configuration that is broken.
+        UserError: no such run, a configuration that is broken, or a change that it does not take.
     """
-    saved = RunFolder(place_of(run)).read_config()
+    saved, changes = RunFolder(place_of(run)).read_config(), list(changes)
     try:
-        config = read_config(migrated(saved), groups=("task", "model"))
+        saved = migrated(saved)
+        config = read_config(saved, groups=("task", "model"))
     except UserError as error:
         raise UserError(f"{run}: {error}") from error
-    return with_own_cache(config)
+    for change in changes:
+        saved = _changed(saved, change)
+        config = read_config(saved, groups=("task", "model"))
+    chosen = any(change.startswith("task.cache_dir=") for change in changes)
+    return config if chosen else with_own_cache(config)
 
 
 def with_own_cache(config: Config) -> Config:
@@ -128,19 +137,32 @@ def is_cache(folder: str | None) -> bool:
         return False
 
 
+def _changed(values: dict, change: str) -> dict:
+    """A configuration with one setting of its task or model replaced."""
+    path, _, text = change.partition("=")
+    group, _, key = path.partition(".")
+    if group not in ("task", "model") or not key or not text:
+        raise UserError(f"a setting is model.KEY=VALUE or task.KEY=VALUE, got '{change[:80]}'")
+    return values | {group: values[group] | {key: read_value(text)}}
+
+
 def load_run(
-    run: str | Path, device: str | None = None, data_dir: str | None = None
+    run: str | Path,
+    device: str | None = None,
+    data_dir: str | None = None,
+    changes: Iterable[str] = (),
 ) -> tuple[Assembly, int]:
     """A trained model, rebuilt from its folder with its best weights, and their update.
 
-    ``run`` may be the name of a network that ships, see ``fwrnn.learning.shipped``. ``data_dir``
-    and ``device`` take the place of those that the run was configured with.
+    ``run`` may be the name of a network that ships, see ``fwrnn.learning.shipped``. ``data_dir``,
+    ``device`` and ``changes``, see ``config_of``, take the place of what the run was configured
+    with.
 
     Raises:
-        UserError: no such run, a configuration or checkpoint that is broken, or a ``data_dir`` for
-            a task that reads no data.
+        UserError: no such run, a configuration or checkpoint that is broken, a ``data_dir`` for a
+            task that reads no data, or a change that the weights do not fit.
     """
-    config, folder = config_of(run), RunFolder(place_of(run))
+    config, folder = config_of(run, changes), RunFolder(place_of(run))
     if device is not None:
         config.device = device
     if data_dir is not None:
@@ -154,7 +176,8 @@ def load_run(
         assembly = assemble(config, sizes)
         assembly.model.load_state_dict(weights)
     except (Misfit, KeyError, TypeError, AttributeError, RuntimeError):
-        raise UserError(f"{folder.weights} does not fit the model of {folder.config}") from None
+        described = " with ".join([str(folder.config), *changes])
+        raise UserError(f"{folder.weights} does not fit the model of {described}") from None
     return assembly, update
 
 

@@ -1,17 +1,20 @@
 """A run's best weights, tested again: what ``fwrnn evaluate`` and ``fwrnn reproduce`` ask for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from fwrnn import __version__
 from fwrnn.errors import UserError
+from fwrnn.files import check_folder
 from fwrnn.learning.assembly import config_of, load_run
 from fwrnn.learning.intervals import wilson
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.record import code, label
-from fwrnn.learning.run_folder import RunFolder
+from fwrnn.learning.run_folder import RunFolder, write_pictures
+from fwrnn.learning.shipped import FOLDER as SHIPPED
 from fwrnn.learning.shipped import place_of
 
 
@@ -39,13 +42,26 @@ def evaluate_run(
 
 
 def evaluated(
-    run: str, question: Question, device: str | None, data_dir: str | None
+    run: str,
+    question: Question,
+    device: str | None,
+    data_dir: str | None,
+    pictures: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> tuple[dict, str]:
-    """The result, and a line or two about it for people."""
-    (config, kind, task, model, where), update = load_run(run, device, data_dir)
+    """The result, and a line or two about it for people.
+
+    With ``changes``, see ``config_of``, it is not compared with what the run recorded. With a
+    folder of ``pictures`` what a run draws at its end is drawn there, and ``pictures`` of the
+    result are the files.
+    """
+    (config, kind, task, model, where), update = load_run(run, device, data_dir, changes)
     recorded, split = RunFolder(place_of(run)).read_metrics(), question.split
+    if pictures is not None:  # before a test that may take minutes
+        check_folder(pictures, "--output DIR chooses another folder")
     outcome = kind.test(task, model, where, question, recorded)
     same = question.file is None and question.games in (None, recorded.get(f"{split}_games"))
+    same = same and not changes
     known = recorded.get(f"{split}_{kind.score}") if same else None
     data = split if question.file is None else question.file
     data = "standard input" if data == "-" else data
@@ -61,7 +77,10 @@ def evaluated(
         "ended": bool(recorded),
         **{name: recorded.get(name) for name in ("fwrnn", "commit", "torch")},
     }
-    words = f"{label(config)} on {data}: {outcome.words}" if outcome.words else ""
+    if changes:
+        result["set"] = list(changes)
+    name = " ".join([label(config), *(["with", *changes] if changes else [])])
+    words = f"{name} on {data}: {outcome.words}" if outcome.words else ""
     words = "\n".join([*outcome.lines, *filter(None, [words])])
     if known is not None:
         reproduced = known == outcome.measured[kind.score]
@@ -69,7 +88,29 @@ def evaluated(
         words += "\n" + ("as recorded, exactly" if reproduced else _differs(known, recorded))
     if not recorded:
         words += f"\nthe run has not ended: its best weights so far, of update {update:,}"
+    if pictures is not None:
+        still, moving = outcome.draw()
+        if (drawing := kind.drawing(task, model, where)) is not None:
+            still[drawing[0]] = drawing[1](model)
+        names = write_pictures(pictures, still, moving)
+        result["pictures"] = [str(pictures / name) for name in names]
+        words += f"\nin {pictures}: {', '.join(names) or 'nothing, as there is nothing to draw'}"
     return result, words
+
+
+def pictures_of(run: str, output: str | None) -> Path:
+    """Where a run's pictures go: to ``output``, else where its training left them.
+
+    Raises:
+        UserError: no such run, or one that ships: the package's folder is not ours to write to.
+    """
+    folder = place_of(run)
+    if output is None and folder.resolve().is_relative_to(SHIPPED):
+        raise UserError(
+            f"'{run}' is a part of the package, where nothing is written; choose a folder for its "
+            "pictures by --output DIR"
+        )
+    return RunFolder(folder).pictures if output is None else Path(output)
 
 
 def _differs(known: float, recorded: dict) -> str:
@@ -84,25 +125,26 @@ def _differs(known: float, recorded: dict) -> str:
 
 def evaluate_pairs(
     run: str, pairs: list[int], split: str = "test", examples: int | None = None,
-    device: str | None = None,
+    device: str | None = None, changes: Sequence[str] = (),
 ) -> Iterator[dict]:  # fmt: skip
     """The score of a run's best weights on each number of pairs, as it is known.
 
     The examples are those that the task makes with the run's seed, as many as its split has or
     ``examples``. A flat dictionary each: ``pairs`` and ``trained_pairs``; ``error``, a fraction,
     and its 95 % interval ``error_low`` to ``error_high``; ``loss``, ``wrong`` and ``examples``; and
-    ``recorded_error`` and ``reproduced`` where the run recorded this number.
+    ``recorded_error`` and ``reproduced`` where the run recorded this number. ``changes`` are those
+    of ``config_of``, under ``set``.
 
     Raises:
         UserError: no such run, a broken one, or one of a task that has no pairs.
     """
-    settings = config_of(run).task  # before its data are looked for
+    settings = config_of(run, changes).task  # before its data are looked for
     if not hasattr(settings, "pairs"):
         raise UserError(
             f"--pairs is for runs of associative retrieval, and task {settings.name} has no pairs"
         )
     trained = settings.pairs
-    (config, kind, _, model, where), update = load_run(run, device)
+    (config, kind, _, model, where), update = load_run(run, device, changes=changes)
     if examples is not None:
         settings = replace(settings, **{f"{split}_size": examples})
     recorded = RunFolder(place_of(run)).read_metrics()
@@ -125,6 +167,8 @@ def evaluate_pairs(
             "best_update": update,
         }
         known = recorded.get(f"{split}_error")
-        if count == trained and examples is None and known is not None:
+        if changes:
+            row["set"] = list(changes)
+        elif count == trained and examples is None and known is not None:
             row |= {"recorded_error": known, "reproduced": known == measured["error"]}
         yield row

@@ -51,6 +51,7 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.before_last = self.path / "checkpoints" / "last-1.pt"
         self.plain = self.path / "weights.npz"
+        self.pictures = self.path / "pictures"
         self._written: bytes | None = None
 
     def write_config(self, config) -> None:
@@ -71,16 +72,6 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_whole(self.curve, text.getvalue().encode())
-
-    def write_picture(self, name: str, pixels: np.ndarray) -> None:
-        """``pixels`` (height, width, 3) bytes, as pictures/NAME.png."""
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "png")
-        write_whole(self.path / "pictures" / f"{name}.png", buffer.getbuffer())
-
-    def write_animation(self, name: str, gif: bytes) -> None:
-        """``gif`` is the content of pictures/NAME.gif."""
-        write_whole(self.path / "pictures" / f"{name}.gif", gif)
 
     def write_checkpoint(self, path: Path, content: dict) -> None:
         """``content`` as ``path``; the ``last`` one before stays beside it, as ``before_last``.
@@ -168,6 +159,19 @@ class RunFolder:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a checkpoint of fwrnn: its format is unknown")
         return content
+
+
+def write_pictures(folder: Path, still: dict[str, np.ndarray], moving: dict[str, bytes]) -> list:
+    """FOLDER/NAME.png of (height, width, 3) bytes, FOLDER/NAME.gif of GIF files; their names."""
+    contents = {}
+    for name, pixels in still.items():
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "png")
+        contents[f"{name}.png"] = buffer.getbuffer()
+    contents |= {f"{name}.gif": gif for name, gif in moving.items()}
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return list(contents)
 
 
 def _leaves(values: object, key: str = "") -> Iterator[tuple[str, object]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fwrnn.reproduction import published
 from fwrnn.reproduction.extras import SOLVED, curve
@@ -25,6 +26,7 @@ def draw(target: Target, results: Sequence[Result], file: Path) -> None:
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     found = [result for result in results if result.runs]
+    figure.suptitle(target.title, fontsize=11)
     DRAWERS.get(target.name, _cells)(figure, target, found)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120)
@@ -32,7 +34,7 @@ def draw(target: Target, results: Sequence[Result], file: Path) -> None:
 
 def _cells(figure, target: Target, results: Sequence[Result]) -> None:
     """A line per cell: every seed, the mean with its interval, and the paper's."""
-    figure.set_size_inches(8, 1.2 + 0.3 * max(len(results), 2))
+    figure.set_size_inches(8, 1.5 + 0.3 * max(len(results), 2))
     axes = figure.subplots()
     for y, result in enumerate(results):
         colour = COLOURS.get(result.cell.model, "0.3")
@@ -45,14 +47,20 @@ def _cells(figure, target: Target, results: Sequence[Result]) -> None:
     axes.set_yticks(
         range(len(results)), [f"{r.cell.model}  {r.cell.column}" for r in results], fontsize=8
     )
+    axes.set_ylabel(f"network, {target.column}")
     axes.invert_yaxis()
     papers = [r.cell.paper for r in results if r.cell.paper is not None]
     if min([x for r in results for x in r.numbers] + papers, default=0) > 0.1:
         axes.set(xscale="log", xlabel="test error in %")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     else:
+        most = max([x for r in results for x in r.numbers] + papers, default=0)
         axes.set_xscale("symlog", linthresh=0.01)
-        axes.set(xlabel="test error in %, linear below 0.01", xlim=(-0.0005, None))
-    axes.plot([], [], "o", color="0.3", label="ours: mean ± 95 % interval, seeds")
+        right = max(1.6 * most, axes.get_xlim()[1])  # no mark is cut
+        axes.set(xlabel="test error in %, linear below 0.01", xlim=(-0.0005, right))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.plot([], [], "o", color="0.3", label="ours: mean ± 95 % interval; small: each seed")
     if papers:
         axes.plot([], [], "D", mfc="none", mec="black", label="the paper's")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
@@ -60,7 +68,7 @@ def _cells(figure, target: Target, results: Sequence[Result]) -> None:
 
 
 def _figure2(figure, target: Target, results: Sequence[Result]) -> None:
-    """Nats against updates, both on logarithmic axes: solid ours, dashed the paper's."""
+    """Nats against updates, both on logarithmic axes: ours, a line per seed, dashed the paper's."""
     axes = figure.subplots()
     for result in results:
         colour = COLOURS.get(result.cell.model, "0.3")
@@ -69,11 +77,12 @@ def _figure2(figure, target: Target, results: Sequence[Result]) -> None:
             axes.plot(*curve(run, "updates", "val_loss"), color=colour, label=label, linewidth=1.2)
     for model in ("fast_weights", "associative_lstm", "lstm", "irnn"):
         updates, nats = published.curve("figure2", model)
-        axes.plot(updates[1:], nats[1:], "--", color=COLOURS[model], linewidth=1, alpha=0.8)
-    axes.plot([], [], "--", color="0.3", label="dashed: the paper's")
-    axes.set(xscale="log", yscale="log", xlabel="updates", ylabel="nats", xlim=(400, 8e5))
-    axes.axhline(SOLVED, color="0.8", linewidth=0.8, zorder=0)
-    axes.legend(fontsize=8)
+        style = {"color": COLOURS[model], "linewidth": 1, "alpha": 0.8}
+        axes.plot(updates[1:], nats[1:], "--", label=f"{model}, the paper's", **style)
+    axes.set(xscale="log", yscale="log", xlabel="updates", xlim=(400, 8e5))
+    axes.set_ylabel("negative log likelihood, nats: less is better")
+    axes.axhline(SOLVED, color="0.8", linewidth=0.8, zorder=0, label=f"{SOLVED} nats: solved")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
@@ -97,10 +106,12 @@ def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
                 *published.curve(f"figure5-n{size}", result.cell.model), "--", color=colour,
                 linewidth=0.9, alpha=0.8,
             )  # fmt: skip
-        axes.axhline(0.9, color="0.85", linewidth=0.8, zorder=0)
-        axes.set(ylim=(-1.02, 1.05), xlabel="millions of frames", ylabel="mean reward, greedy")
-        axes.set_title(f"{size}×{size}", pad=34)
-        axes.legend(loc="center right", fontsize=8)
+        axes.axhline(0.9, color="0.7", linewidth=0.8, zorder=0, label="reward 0.9")
+        axes.set(ylim=(-1.02, 1.05), xlabel="millions of frames played")
+        axes.set_ylabel("mean reward: 1 catches all, −1 none")
+        axes.set_title(f"screens of {size}×{size}", pad=34, fontsize=10)
+        heading = "ours: mean, lowest to highest"
+        axes.legend(loc="center right", fontsize=8, title=heading, title_fontsize=8)
         above.set_xlabel("dashed: the paper's curves, in its steps", fontsize=8)
 
 
@@ -113,15 +124,17 @@ def _lengths(figure, target: Target, results: Sequence[Result]) -> None:
             continue
         means = [max(float(np.mean(found)), 0.004) for found in errors.values()]
         style = "-" if result.cell.column == 100 else ":"
-        name, colour = f"{result.cell.model} {result.cell.column}", "0.3"
+        model, _, note = result.cell.model.partition(", ")
+        name = ", ".join(filter(None, [f"{model}, {result.cell.column} units", note]))
         axes.plot(
             list(errors), means, style, marker=".", label=name,
-            color=COLOURS.get(result.cell.model, colour),
+            color=COLOURS.get(result.cell.model, "0.3"),
         )  # fmt: skip
     axes.set(
-        yscale="log", xlabel="pairs in a sequence; trained on 4",
+        yscale="log", xlabel="pairs in a sequence; all but one are trained on 4 alone",
         ylabel="error in % (0 drawn at 0.004)",
     )  # fmt: skip
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.axvline(4, color="0.8", linewidth=0.8, zorder=0)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 

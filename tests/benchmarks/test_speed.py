@@ -81,6 +81,7 @@ def test_memory_that_was_not_measured_is_said(result):
 def test_picture_has_a_panel_for_each_question(result, mode, panels):
     figure = speed.draw({**result, "mode": mode})
     assert len(figure.axes) == panels
+    assert "H: units" in figure.get_supxlabel() and "in PyTorch's" in figure.get_supxlabel()
     assert speed.png({**result, "mode": mode}).startswith(b"\x89PNG")
 
 

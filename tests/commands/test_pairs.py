@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,39 @@ def test_rows_for_people_and_for_machines(run, capsys):
     assert main(["evaluate", run, "--pairs", "2,3", "--examples", "50", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["pairs"], row["examples"]) for row in rows] == [(2, 50), (3, 50)]
+
+
+def test_another_setting_changes_the_network_and_is_not_compared(run, capsys):
+    words = ["evaluate", run, "--set", "model.fast_lr=0", "--set", "model.decay=0.5"]
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (_, _, task, model, _), _ = load_run(run, changes=["model.fast_lr=0"])
+    assert result["error"] == evaluate(model, task.split("test")).error
+    assert result["loss"] != json.loads((Path(run) / "metrics.json").read_text())["test_loss"]
+    assert result["set"] == ["model.fast_lr=0", "model.decay=0.5"]
+    assert "reproduced" not in result
+    assert main([*words, "--pairs", "4", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["loss"] == result["loss"]
+    assert "reproduced" not in row
+    assert main([*words, "--pairs", "4"]) == 0
+    assert "with model.fast_lr=0, with model.decay=0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("model.fast_lrr=1", "did you mean 'fast_lr'"),
+        ("model.decay=2", "must lie in [0, 1], got 2.0"),
+        ("model.hidden_size=9", "config.yaml with model.hidden_size=9"),
+        ("trainer.seed=1", "model.KEY=VALUE or task.KEY=VALUE, got 'trainer.seed=1'"),
+        ("model.decay=", "got 'model.decay='"),
+        ("model.decay=[1", "'[1' is no value"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_told(run, change, said, capsys):
+    assert main(["evaluate", run, "--set", change]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_task_without_pairs_says_so(tmp_path, capsys):

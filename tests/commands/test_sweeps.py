@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
 from fwrnn.commands.composition import check_recorded, explain
+from fwrnn.commands.sweeps import Sweep
 
 ROOT = Path(__file__).parents[2]
 GRID = ["model=rnn,lstm", "seed=0,1"]
@@ -64,6 +66,7 @@ def test_the_end_says_how_many_of_what_and_a_bad_trial_is_infinitely_bad(
     assert "2 jobs in sweep: 1 done, 1 failed" in error
     assert "trainer.learning_rate=1e+30: the training loss is" in error
     assert "go on with: fwrnn sweep resume sweep" in error
+    assert "compare them with: fwrnn report sweep" in error
     assert "Traceback" not in error
     jobs = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))["jobs"]
     failed = next(job for job in jobs.values() if job["state"] == "failed")
@@ -72,6 +75,16 @@ def test_the_end_says_how_many_of_what_and_a_bad_trial_is_infinitely_bad(
     assert main(["sweep", "status", "sweep"]) == 0
     assert "failed" in capsys.readouterr().out
     assert main(["sweep", "resume", "nowhere"]) == 2
+
+
+def test_the_end_of_a_sweep_names_a_command_that_a_shell_takes(tmp_path):
+    sweep = Sweep(tmp_path / "it's a sweep")
+    overrides = ["seed=0"], ["seed=1"]
+    sweep.begin([], list(overrides))
+    assert "fwrnn report" not in sweep.summary()[0]  # there is nothing to see yet
+    sweep.work(overrides[0], sweep.folder / "0", lambda: 0.5)
+    (line,) = (line for line in sweep.summary()[0].splitlines() if "fwrnn report" in line)
+    assert shlex.split(line)[-3:] == ["fwrnn", "report", str(sweep.folder)]
 
 
 def test_another_configuration_of_the_same_name_is_refused(tiny, tmp_path, monkeypatch, capsys):
@@ -150,11 +163,14 @@ def test_latest_is_the_run_that_was_worked_on_last_and_has_not_ended(
     assert (tmp_path / "outputs" / "runs" / "second" / "metrics.json").is_file()
 
 
-def test_a_log_without_a_terminal_has_a_line_per_validation(tiny, tmp_path, monkeypatch, capsys):
+def test_a_log_without_a_terminal_has_a_line_per_validation_and_the_next_command(
+    tiny, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *tiny, "hydra.run.dir=run"]) == 0
     for text in (capsys.readouterr().err, (tmp_path / "run" / "train.log").read_text("utf-8")):
         assert [f"update {k} of 20: val_loss" in text for k in (5, 10, 15, 20)] == [True] * 4
+        assert "test it again with: fwrnn evaluate run\n" in text
 
 
 HONEST = [

@@ -31,6 +31,8 @@ def test_line_is_the_mean_and_band_the_range(tmp_path):
     assert bars.patches[0].get_width() == pytest.approx(10)
     assert len(bars.collections[0].get_offsets()) == 2
     assert curves.get_yscale() == bars.get_xscale() == "linear"
+    assert "line mean, band lowest to highest seed" in curves.get_title("left")
+    assert "bar mean, points seeds" in bars.get_title("left")
 
 
 def test_errors_over_decades_are_logarithmic_and_zeros_are_drawn(tmp_path):
@@ -40,6 +42,7 @@ def test_errors_over_decades_are_logarithmic_and_zeros_are_drawn(tmp_path):
     _, (curves, bars) = drawn(tmp_path)
     assert curves.get_yscale() == bars.get_xscale() == "log"
     assert bars.get_xlabel() == "0 is drawn at 0.05"
+    assert curves.get_xlabel() == "updates; lines have the numbers of the bars"
     assert min(curves.lines[0].get_ydata()) == pytest.approx(0.05)
 
 

@@ -1,16 +1,23 @@
 """The fused CPU kernels against the reference: sizes, chunks, threads, and where they give way."""
 
+import errno
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from fwrnn import FastWeightsRNN
 from fwrnn.layers.kernels import cpu, steps
 from tests.layers.test_fast_weights import clone, layer, random_state, tensors
 
+BUILD = cpu._build  # which the tests' own turns take the place of
 EXACT = {torch.float64: {"rtol": 1e-9, "atol": 1e-9}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
 
 
@@ -178,6 +185,82 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, failure):
 
     monkeypatch.setattr(cpu_loops, "build", build)
     assert cpu._build("cpu_loops", torch.float32) == "compiled"
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """Loops that are compiled twice unless somebody waits: for each time whether they were to be
+    kept, and what makes the path of the lock.
+
+    Two threads, which look for it at the same time, stand for two processes.
+    """
+    from numba.core import config, event
+    from numba.core.caching import FunctionCache
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
+    file, compiled = tmp_path / "kept", []
+    both_looked, both_compile = threading.Barrier(2), threading.Barrier(2)
+    looked = threading.local()
+
+    def build(kind, cache):
+        if cache and not hasattr(looked, "before"):
+            looked.before = True
+            both_looked.wait(10)
+        if cache and file.exists():
+            return "read"
+        with event.trigger_event("numba:run_pass", {"name": "a pass"}):
+            compiled.append(cache)
+            with suppress(threading.BrokenBarrierError):
+                both_compile.wait(0.5)
+        file.touch()
+        return "compiled"
+
+    monkeypatch.setattr(cpu, "import_module", lambda name: SimpleNamespace(build=build))
+    monkeypatch.setattr(cpu, "_failures", [])
+    lock = lambda: Path(FunctionCache(build).cache_path) / ".loops-float32.lock"  # noqa: E731
+    return SimpleNamespace(compiled=compiled, lock=lock)
+
+
+def built_by_two() -> list[str]:
+    with ThreadPoolExecutor(2) as both:
+        return sorted(both.map(lambda _: BUILD("loops", torch.float32), range(2)))
+
+
+def test_of_two_that_find_nothing_one_compiles_and_the_other_reads(kept):
+    assert built_by_two() == ["compiled", "read"]
+    assert kept.compiled == [True]
+
+
+@pytest.mark.parametrize("fault", ["no folder", "full disk"])
+def test_nobody_waits_where_nothing_can_be_kept(kept, monkeypatch, fault):
+    if fault == "no folder":
+        nowhere = RuntimeError("no locator available")
+        monkeypatch.setattr("numba.core.caching.FunctionCache", raising(nowhere))
+    else:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(cpu, "TemporaryFile", raising(full))
+    assert built_by_two() == ["compiled"] * 2
+    assert kept.compiled == [False] * 2
+
+
+@pytest.mark.parametrize("fault", ["held too long", "no locks"])
+def test_nobody_waits_for_a_lock_that_is_not_to_be_had(kept, monkeypatch, fault):
+    monkeypatch.setattr(cpu, "LONGEST_WAIT", 0.05)
+    with ExitStack() as held:
+        if fault == "no locks":
+            unsupported = OSError(errno.ENOLCK, "No locks available")
+            monkeypatch.setattr(FileLock, "acquire", raising(unsupported))
+        else:
+            held.enter_context(FileLock(kept.lock()))
+        assert built_by_two() == ["compiled"] * 2
+    assert kept.compiled == [True] * 2
+
+
+def raising(error):
+    def function(*given, **named):
+        raise error
+
+    return function
 
 
 NARROW = """

@@ -110,6 +110,33 @@ def test_state_can_be_detached_moved_and_indexed():
     torch.testing.assert_close(start, (hidden * 0, memory.matrix() * 0))
 
 
+@pytest.mark.parametrize("use", [
+    lambda h: h.unsqueeze(0), lambda h: h.shape, lambda h: h.data, lambda h: h.cpu(),
+])  # fmt: skip
+def test_a_state_taken_for_a_tensor_says_where_the_tensor_is(use):
+    _, state = FastWeightsRNN(5, 4)(torch.zeros(6, 3, 5))
+    with pytest.raises(AttributeError, match=r"for nn\.RNN's h write state\.hidden$"):
+        use(state)
+    with pytest.raises(AttributeError, match=r"for nn\.RNN's h\[-1\] write state\.hidden\[-1\]"):
+        use(state[-1])
+    use(state.hidden)
+
+
+def test_what_no_tensor_has_is_missing_as_usual():
+    _, state = FastWeightsRNN(5, 4)(torch.zeros(6, 3, 5))
+    for part in state, state.memory:
+        assert not hasattr(part, "unsqueeze") and not hasattr(part, "__torch_function__")
+        with pytest.raises(AttributeError, match="has no attribute 'hiden'$") as caught:
+            part.hiden  # noqa: B018
+        assert caught.value.name == "hiden" and caught.value.obj is part
+
+    def probed(state, x):
+        return x if hasattr(state, "unsqueeze") else state.hidden
+
+    compiled = torch.compile(probed, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(state, torch.zeros(1)), state.hidden)
+
+
 @pytest.mark.parametrize("backend", ["matrix", "attention", "numba"])
 def test_outputs_and_states_may_be_changed_in_place(backend):
     layer = FastWeightsRNN(5, 7, backend=backend)

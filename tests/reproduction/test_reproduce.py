@@ -7,7 +7,7 @@ import pytest
 
 from fwrnn.cli import main
 from fwrnn.commands.composition import compose_config
-from fwrnn.reproduction import targets
+from fwrnn.reproduction import drawing, targets
 from fwrnn.reproduction.extras import interquartile_mean
 from fwrnn.reproduction.page import updated
 from fwrnn.reproduction.results import BETTER, EQUAL, WORSE, Result, Run, result_of
@@ -65,6 +65,24 @@ def test_verdicts_know_how_far_the_seeds_tell(errors, paper, verdict):
     found = Result(cell, tuple(run(k, error) for k, error in enumerate(errors)))
     assert found.verdict == verdict
     assert found.missing == list(range(len(errors), 3))
+
+
+def test_pictures_name_every_line_and_cut_no_mark(tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    drawing.DRAWERS["figure2"](figure, TARGETS["figure2"], [])
+    (axes,) = figure.axes
+    assert len(axes.get_legend().get_texts()) == len(axes.lines) == 5  # four curves, and solved
+    cell = Cell("lstm", 20, "table1/lstm-20", (), 3, 62.11)
+    found = Result(cell, (run(0, 0.0), run(1, 53.0)))
+    figure = Figure()
+    drawing._cells(figure, TARGETS["table1"], [found])
+    (axes,) = figure.axes
+    assert axes.get_xlim()[1] > 1.2 * 62.11
+    assert axes.get_ylabel() == "network, units"
+    drawing.draw(TARGETS["table1"], [found], tmp_path / "new" / "table1.png")
+    assert (tmp_path / "new" / "table1.png").stat().st_size > 1000
 
 
 def test_a_number_that_moved_by_rounding_holds_and_one_that_moved_by_more_does_not():

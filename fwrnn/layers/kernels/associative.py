@@ -1,7 +1,6 @@
 """The associative LSTM over whole sequences on the CPU: what lies around ``associative_loops``.
 
-The matrix product of a step is PyTorch's; the rest, some thirty operations without any sum over
-units, is one pass of compiled loops.
+PyTorch multiplies the inputs of all steps at once, and makes the gradient of the weight.
 """
 
 from collections.abc import Callable
@@ -93,26 +92,14 @@ def _fault(eager: Form, sizes, permutations: Tensor, dtype: torch.dtype) -> str 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, steps, weight, hidden, cells, permutations, eager, save):
-        plan = _Plan(steps, cells, permutations)
-        memories = [plan.in_lanes(cells)]
-        found, affines, outputs = [], [], []
-        last = hidden.contiguous()
-        for step in steps:
-            affine = torch.addmm(step, last, weight.t())
-            last = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-            memories.append(torch.empty_like(memories[0]))
-            reads = plan.empty_reads()
-            plan.run(0, affine, memories[-2], memories[-1], reads, last)
-            outputs.append(last)
-            if save:
-                affines.append(affine)
-                found.append(reads)
-            else:
-                del memories[:-1]
-        states = torch.stack(outputs)
+        plan = _Plan(steps, cells, permutations, save)
+        states = plan.empty(len(steps), *hidden.shape)
+        affine, found, memories = plan.kept(cells)
+        given = (tensor.contiguous() for tensor in (steps, weight, hidden))
+        plan.run(0, *given, states, affine, found, memories)
         ctx.eager, ctx.plan = eager, plan
         ctx.set_materialize_grads(False)
-        kept = (*affines, *found, *memories) if save else ()
+        kept = (affine, found, memories) if save else ()
         ctx.save_for_backward(steps, weight, hidden, cells, permutations, states, *kept)
         return states, plan.in_rows(memories[-1])
 
@@ -121,21 +108,15 @@ class _Recurrence(torch.autograd.Function):
         *inputs, permutations, states = ctx.saved_tensors[:6]
         if torch.is_grad_enabled():
             return *_eager_gradients(ctx, inputs, permutations, grad_states, grad_cells), *NOTHING
-        _, weight, hidden, cells = inputs
-        plan, kept, steps = ctx.plan, ctx.saved_tensors[6:], len(states)
-        affines, found, memories = kept[:steps], kept[steps : 2 * steps], kept[2 * steps :]
+        (steps, weight, hidden, cells), plan = inputs, ctx.plan
+        grad_states = torch.zeros_like(states) if grad_states is None else grad_states.contiguous()
         grad_memory = plan.in_lanes(torch.zeros_like(cells) if grad_cells is None else grad_cells)
-        carry, grad_affines = torch.zeros_like(hidden), states.new_empty(steps, *plan.shape)
-        for t in range(steps - 1, -1, -1):
-            grad = carry if grad_states is None else carry + grad_states[t]
-            plan.run(
-                1, affines[t], memories[t], memories[t + 1], found[t], None,
-                grad.contiguous(), grad_memory, grad_affines[t],
-            )  # fmt: skip
-            carry = grad_affines[t] @ weight
+        grad_steps, grad_hidden = plan.empty(*steps.shape), plan.empty(*hidden.shape)
+        grads = grad_states, grad_memory, grad_steps, grad_hidden
+        plan.run(1, None, weight.contiguous(), None, None, *ctx.saved_tensors[6:], *grads)
         before = torch.cat([hidden.unsqueeze(0), states[:-1]])
-        grad_weight = grad_affines.flatten(0, 1).t() @ before.flatten(0, 1)
-        return grad_affines, grad_weight, carry, plan.in_rows(grad_memory), *NOTHING
+        grad_weight = grad_steps.flatten(0, 1).t() @ before.flatten(0, 1)
+        return grad_steps, grad_weight, grad_hidden, plan.in_rows(grad_memory), *NOTHING
 
 
 NOTHING = (None,) * 3  # the gradients of what is not differentiated
@@ -153,33 +134,43 @@ def _eager_gradients(ctx, inputs, permutations, *grads):
 
 
 class _Plan:
-    """What all steps of a sequence have in common."""
+    """The sizes of a call, and the layout in which the loops keep what is theirs."""
 
-    def __init__(self, steps: Tensor, cells: Tensor, permutations: Tensor):
+    def __init__(self, steps: Tensor, cells: Tensor, permutations: Tensor, save: bool):
         from fwrnn.layers.kernels import associative_loops as loops
 
-        self.dtype, self.shape = steps.dtype, steps.shape[1:]
-        batch, self.copies, self.half, _ = cells.shape
+        self.dtype, self.save = steps.dtype, save
+        count, self.batch, columns = steps.shape
+        _, copies, half, _ = cells.shape
+        heads = (columns // half - 1) // 8
         self.lanes = cpu.lanes_of(self.dtype)
-        self.heads = (self.shape[1] // self.half - 1) // 8
-        self.blocks = -(-batch // self.lanes)
-        self.batch = batch
+        self.blocks = -(-self.batch // self.lanes)
         self.threads = min(torch.get_num_threads(), self.blocks)
+        self.kept_steps = count if save else 0
+        self.sizes = columns, heads * 2 * half
         self.permutations = permutations.contiguous()
-        size = loops.work_rows(self.heads) * self.half * self.lanes
-        self.work = self._empty(self.threads * size)
+        size = loops.work_rows(heads) * half * self.lanes
+        self.work = self.empty(self.threads * size)
         self.loops = cpu.compiled("associative_loops", self.dtype)
         self.numbers = (
-            *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, batch, self.half,
-            self.copies, self.heads, size, self.permutations.data_ptr(),
+            *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, count, self.batch, half,
+            copies, heads, save, size, self.permutations.data_ptr(),
         )  # fmt: skip
         self.arrays = len(loops.ARRAYS)
 
-    def _empty(self, *shape: int) -> Tensor:
+    def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype, device="cpu")  # whatever the default device
 
-    def empty_reads(self) -> Tensor:
-        return self._empty(self.blocks, self.heads, 2, self.half, self.lanes)
+    def kept(self, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Places for the affine maps and the reads, and the memories, the first of them filled."""
+        places = self.kept_steps * self.blocks or self.threads
+        affine, found = (self.empty(places, size, self.lanes) for size in self.sizes)
+        first = self.in_lanes(cells)
+        if not self.save:
+            return affine, found, first.unsqueeze(0)
+        memories = self.empty(self.kept_steps + 1, *first.shape)
+        memories[0] = first
+        return affine, found, memories
 
     def in_lanes(self, cells: Tensor) -> Tensor:
         """(B, copies, H/2, 2) → (blocks, copies, 2, H/2, lanes), zeros in idle lanes."""
@@ -193,5 +184,7 @@ class _Plan:
         return memory.permute(0, 4, 1, 3, 2).flatten(0, 1)[: self.batch].contiguous()
 
     def run(self, which: int, *tensors: Tensor | None) -> None:
-        """Run loop 0 (forward) or 1 (backward); arrays in their order after ``work``."""
-        cpu.call(self.loops[which], self.numbers, (self.work, *tensors), self.arrays, self.threads)
+        """Run loop 0 (forward) or 1 (backward); arrays in their order, less ``work``."""
+        inputs, grads = tensors[:7], tensors[7:]
+        everything = (*inputs, self.work, *grads)
+        cpu.call(self.loops[which], self.numbers, everything, self.arrays, self.threads)

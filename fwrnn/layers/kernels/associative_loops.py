@@ -1,12 +1,17 @@
-"""One step of the associative LSTM, forward and backward, for blocks of sequences.
+"""The associative LSTM, forward and backward, as compiled loops over one block of sequences.
 
 Equations: ``fwrnn.layers.associative_lstm``. A block is as many sequences as a register has lanes;
-each number of them is one register, so that a permutation of units is a choice of rows. The rows of
-a block, of H/2 registers each (real parts before imaginary parts, K heads, C copies):
+each number of them is one register, so that a permutation of units is a choice of rows, and the
+product with h, most of the time, reads its weight once for all of them. The rows of a block, of H/2
+registers each (real parts before imaginary parts, K heads, C copies):
 
     affine   g_f, K · g_i, K · g_o, then K · r_i, K · r_o and K · u as complex numbers
     cells    C complex numbers
     found    K complex numbers, mean_s (P_s r_o) ⊛ c_s
+
+``affine``, ``found`` and ``cells`` have such rows for every step where backward will follow, the
+cells those before the first step, too. Else a thread uses those of one step again and again, and
+the cells change in place.
 """
 
 import zlib
@@ -20,10 +25,13 @@ from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.simd import fma, load, store
 
 COUNTERS = ("next_block", "next_slot")
-CONSTANTS = ("version", "blocks", "batch", "half", "copies", "heads", "work_size", "permutations")
+CONSTANTS = (
+    "version", "blocks", "steps", "batch", "half", "copies", "heads", "save", "work_size",
+    "permutations",
+)  # fmt: skip
 ARRAYS = (
-    "work", "affine", "before", "after", "found", "hidden", "grad_hidden", "grad_cells",
-    "grad_affine",
+    "drive", "weight", "hidden", "states", "affine", "found", "cells", "work",
+    "grad_states", "grad_cells", "grad_drive", "grad_hidden",
 )  # fmt: skip
 CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *ARRAYS)])
 SOURCES = (__file__, v.__file__, simd.__file__)
@@ -32,7 +40,7 @@ VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
 
 def work_rows(heads: int) -> int:
     """Rows of H/2 registers of the ``work`` array of one thread: see ``_backward_block``."""
-    return 2 * (1 + 8 * heads) + 6
+    return 2 * (1 + 8 * heads) + 8
 
 
 @njit
@@ -48,12 +56,12 @@ def _shrink(array, square):
 
 
 @njit
-def _bound(work, at, row, target, to):
+def _bound(source, at, row, target, to):
     """z / max(1, |z|) of the complex numbers at ``at``."""
-    lanes = simd.width(work)
+    lanes = simd.width(source)
     for i in range(0, row, lanes):
-        real, imaginary = load(work, at + i), load(work, at + row + i)
-        factor = _shrink(work, _square(real, imaginary))
+        real, imaginary = load(source, at + i), load(source, at + row + i)
+        factor = _shrink(source, _square(real, imaginary))
         store(target, to + i, real * factor)
         store(target, to + row + i, imaginary * factor)
 
@@ -81,16 +89,13 @@ def _sigmoid(array, value):
 
 
 @njit
-def _activate(c, affine, first, sequences, work, gates, vectors, raw):
-    """The gates as σ and the vectors bound; ``raw`` keeps what came, if it is not ``gates``."""
-    lanes, half, heads = simd.width(work), c.half, c.heads
-    row, columns = half * lanes, (1 + 8 * heads) * half
-    v.transpose(affine, first * columns, columns, columns, sequences, work, raw, lanes)
-    for i in range(0, (1 + 2 * heads) * row, lanes):
-        store(work, gates + i, _sigmoid(work, load(work, raw + i)))
-    offset = raw + (1 + 2 * heads) * row
-    for k in range(3 * heads):
-        _bound(work, offset + 2 * k * row, row, work, vectors + 2 * k * row)
+def _activate(c, affine, at, work, gates, vectors, row):
+    """The gates as σ, and the vectors bound, of the affine map at ``at``."""
+    lanes, gated = simd.width(work), (1 + 2 * c.heads) * row
+    for i in range(0, gated, lanes):
+        store(work, gates + i, _sigmoid(work, load(affine, at + i)))
+    for k in range(0, 6 * c.heads * row, 2 * row):
+        _bound(affine, at + gated + k, row, work, vectors + k)
 
 
 @njit
@@ -106,28 +111,28 @@ def _gate_updates(c, work, gates, vectors, row):
 
 
 @njit
-def _write(c, permutations, work, gates, vectors, before, after, at, row):
+def _write(c, permutations, work, gates, vectors, cells, before, after, row):
     """c_s ← g_f ⊙ c_s + Σ_k (P_s r_i) ⊛ (g_i ⊙ u)."""
     lanes = simd.width(work)
     for s in range(c.copies):
-        cell = at + s * 2 * row
+        old, new = before + s * 2 * row, after + s * 2 * row
         for i in range(c.half):
             here, there = i * lanes, permutations[s * c.half + i] * lanes
             forget = load(work, gates + here)
-            real = forget * load(before, cell + here)
-            imaginary = forget * load(before, cell + row + here)
+            real = forget * load(cells, old + here)
+            imaginary = forget * load(cells, old + row + here)
             for k in range(c.heads):
                 key, update = vectors + k * 2 * row, vectors + (2 * c.heads + k) * 2 * row
                 a, b = load(work, key + there), load(work, key + row + there)
                 x, y = load(work, update + here), load(work, update + row + here)
                 real = fma(a, x, real) - b * y
                 imaginary = fma(a, y, fma(b, x, imaginary))
-            store(after, cell + here, real)
-            store(after, cell + row + here, imaginary)
+            store(cells, new + here, real)
+            store(cells, new + row + here, imaginary)
 
 
 @njit
-def _read(c, permutations, work, vectors, after, at, found, found_at, row):
+def _read(c, permutations, work, vectors, cells, at, found, found_at, row):
     """mean_s (P_s r_o) ⊛ c_s for every head."""
     lanes = simd.width(work)
     share = simd.number(work, 1) / simd.number(work, c.copies)
@@ -139,7 +144,7 @@ def _read(c, permutations, work, vectors, after, at, found, found_at, row):
             for s in range(c.copies):
                 there, cell = permutations[s * c.half + i] * lanes, at + s * 2 * row
                 a, b = load(work, key + there), load(work, key + row + there)
-                x, y = load(after, cell + here), load(after, cell + row + here)
+                x, y = load(cells, cell + here), load(cells, cell + row + here)
                 real = fma(a, x, real) - b * y
                 imaginary = fma(a, y, fma(b, x, imaginary))
             store(found, target + here, real * share)
@@ -147,33 +152,48 @@ def _read(c, permutations, work, vectors, after, at, found, found_at, row):
 
 
 @njit
+def _places(c, t, block, slot, row):
+    """Where a block has its affine map, what it found, and its cells before and after step t."""
+    nth = t * c.blocks + block if c.save else slot
+    cell = 2 * c.copies * row
+    before = nth * cell if c.save else block * cell
+    after = before + c.blocks * cell if c.save else before
+    return nth * (1 + 8 * c.heads) * row, nth * 2 * c.heads * row, before, after
+
+
+@njit
 def _forward_block(c, kind, block, slot):
-    """One step of a block of sequences."""
+    """A block of sequences from its first step to its last."""
+    drive, weight, states = v.array(c.drive, kind), v.array(c.weight, kind), v.array(c.states, kind)
     affine, permutations = v.array(c.affine, kind), v.array(c.permutations, types.int64)
-    before, after, found = v.array(c.before, kind), v.array(c.after, kind), v.array(c.found, kind)
-    work, hidden = v.array(c.work, kind), v.array(c.hidden, kind)
-    lanes, half, heads, copies = simd.width(work), c.half, c.heads, c.copies
-    row, first = half * lanes, block * lanes
+    found, cells, work = v.array(c.found, kind), v.array(c.cells, kind), v.array(c.work, kind)
+    lanes, half, heads = simd.width(work), c.half, c.heads
+    row, first, units, columns = half * lanes, block * lanes, 2 * half, (1 + 8 * heads) * half
     sequences = min(lanes, c.batch - first)
     gates = slot * c.work_size
     vectors = gates + (1 + 2 * heads) * row
-    output = vectors + 6 * heads * row
-    _activate(c, affine, first, sequences, work, gates, vectors, gates)
-    _gate_updates(c, work, gates, vectors, row)
-    cells, reads = block * copies * 2 * row, block * heads * 2 * row
-    _write(c, permutations, work, gates, vectors, before, after, cells, row)
-    _read(c, permutations, work, vectors, after, cells, found, reads, row)
-    v.clear(work, output, 2 * half)
-    for k in range(heads):
-        read = reads + k * 2 * row
-        for i in range(0, row, lanes):
-            real, imaginary = load(found, read + i), load(found, read + row + i)
-            factor = _shrink(work, _square(real, imaginary))
-            factor = factor * load(work, gates + (1 + heads + k) * row + i)
-            store(work, output + i, fma(real, factor, load(work, output + i)))
-            to = output + row + i
-            store(work, to, fma(imaginary, factor, load(work, to)))
-    v.put(False, work, output, 2 * half, sequences, hidden, first * 2 * half)
+    hidden = vectors + 6 * heads * row
+    v.take(False, v.array(c.hidden, kind), first * units, units, sequences, work, hidden)
+    for t in range(c.steps):
+        at, reads, before, after = _places(c, t, block, slot, row)
+        step = t * c.batch + first
+        v.take(False, drive, step * columns, columns, sequences, affine, at)
+        v.multiply(weight, units, 1, columns, units, work, hidden, affine, at)
+        _activate(c, affine, at, work, gates, vectors, row)
+        _gate_updates(c, work, gates, vectors, row)
+        _write(c, permutations, work, gates, vectors, cells, before, after, row)
+        _read(c, permutations, work, vectors, cells, after, found, reads, row)
+        v.clear(work, hidden, units)
+        for k in range(heads):
+            read = reads + k * 2 * row
+            for i in range(0, row, lanes):
+                real, imaginary = load(found, read + i), load(found, read + row + i)
+                factor = _shrink(work, _square(real, imaginary))
+                factor = factor * load(work, gates + (1 + heads + k) * row + i)
+                to = hidden + i
+                store(work, to, fma(real, factor, load(work, to)))
+                store(work, to + row, fma(imaginary, factor, load(work, to + row)))
+        v.put(False, work, hidden, units, sequences, states, step * units)
 
 
 @njit
@@ -208,79 +228,94 @@ def _opened_back(work, gate, values, at, grad_at, to_gate, to, row):
 
 
 @njit
-def _backward_block(c, kind, block, slot):
-    """One step of a block back: the gradient of its affine map; that of the cells, in place."""
+def _step_back(c, kind, t, block, work, gates, row):
+    """From the gradient of h(t) to that of the affine map; that of the cells, in place."""
     affine, permutations = v.array(c.affine, kind), v.array(c.permutations, types.int64)
-    before, after, found = v.array(c.before, kind), v.array(c.after, kind), v.array(c.found, kind)
-    work, grad_cells = v.array(c.work, kind), v.array(c.grad_cells, kind)
+    found, cells = v.array(c.found, kind), v.array(c.cells, kind)
+    grad_cells = v.array(c.grad_cells, kind)
     lanes, half, heads, copies = simd.width(work), c.half, c.heads, c.copies
-    row, first = half * lanes, block * lanes
-    sequences, columns = min(lanes, c.batch - first), (1 + 8 * heads) * half
-    gates = slot * c.work_size
+    at, reads, before, after = _places(c, t, block, 0, row)
+    grad_at = block * copies * 2 * row
     vectors = gates + (1 + 2 * heads) * row
-    grads = vectors + 6 * heads * row  # of what came, in its order; the raw vectors until then
-    raw_vectors = grads + (1 + 2 * heads) * row
-    scratch = raw_vectors + 6 * heads * row
-    key_grads, grad_found, grad_output = scratch, scratch + 2 * row, scratch + 4 * row
-    _activate(c, affine, first, sequences, work, gates, vectors, grads)
+    grads, raw = vectors + 6 * heads * row, at + (1 + 2 * heads) * row
+    grad_vectors = grads + (1 + 2 * heads) * row
+    grad_output = grad_vectors + 6 * heads * row
+    key_grads, grad_found = grad_output + 4 * row, grad_output + 6 * row
+    _activate(c, affine, at, work, gates, vectors, row)
     _gate_updates(c, work, gates, vectors, row)
-    v.transpose(
-        v.array(c.grad_hidden, kind), first * 2 * half, 2 * half, 2 * half, sequences,
-        work, grad_output, lanes,
-    )  # fmt: skip
-    cells, reads = block * copies * 2 * row, block * heads * 2 * row
     share = simd.number(work, 1) / simd.number(work, copies)
     for k in range(heads):  # through h = Σ g_o ⊙ bound(found), and the reads
-        gate, read = gates + (1 + heads + k) * row, reads + k * 2 * row
-        to_gate = grads + (1 + heads + k) * row
-        _opened_back(work, gate, found, read, grad_output, to_gate, grad_found, row)
+        gate, read = (1 + heads + k) * row, reads + k * 2 * row
+        _opened_back(work, gates + gate, found, read, grad_output, grads + gate, grad_found, row)
         v.clear(work, key_grads, 2 * half)
-        key = vectors + (heads + k) * 2 * row
+        key = (heads + k) * 2 * row
         for s in range(copies):
-            cell = cells + s * 2 * row
+            cell = s * 2 * row
             for i in range(half):
                 here, there = i * lanes, permutations[s * half + i] * lanes
                 a, b, x, y = _product_back(
-                    work, key, after, cell, work, grad_found, row, here, there, share
-                )
+                    work, vectors + key, cells, after + cell, work, grad_found, row, here, there,
+                    share,
+                )  # fmt: skip
                 _add_at(work, key_grads + there, row, a, b)
-                _add_at(grad_cells, cell + here, row, x, y)
-        raw = raw_vectors + (heads + k) * 2 * row
-        _bound_back(work, raw, row, work, key_grads, work, raw)
+                _add_at(grad_cells, grad_at + cell + here, row, x, y)
+        _bound_back(affine, raw + key, row, work, key_grads, work, grad_vectors + key)
     one = simd.number(work, 1)
     for k in range(heads):  # through the writes
-        key, update = vectors + k * 2 * row, vectors + (2 * heads + k) * 2 * row
+        key, update = k * 2 * row, (2 * heads + k) * 2 * row
         v.clear(work, key_grads, 2 * half)
         v.clear(work, grad_found, 2 * half)  # here of g_i ⊙ u
         for s in range(copies):
-            cell = cells + s * 2 * row
+            cell = grad_at + s * 2 * row
             for i in range(half):
                 here, there = i * lanes, permutations[s * half + i] * lanes
                 a, b, x, y = _product_back(
-                    work, key, work, update, grad_cells, cell, row, here, there, one
-                )
+                    work, vectors + key, work, vectors + update, grad_cells, cell, row, here,
+                    there, one,
+                )  # fmt: skip
                 _add_at(work, key_grads + there, row, a, b)
                 _add_at(work, grad_found + here, row, x, y)
-        raw = raw_vectors + k * 2 * row
-        _bound_back(work, raw, row, work, key_grads, work, raw)
-        gate, raw = gates + (1 + k) * row, raw_vectors + (2 * heads + k) * 2 * row
-        _opened_back(work, gate, work, raw, grad_found, grads + (1 + k) * row, grad_found, row)
-        v.copy(work, grad_found, work, raw, 2 * half)
+        _bound_back(affine, raw + key, row, work, key_grads, work, grad_vectors + key)
+        gate = (1 + k) * row
+        _opened_back(
+            work, gates + gate, affine, raw + update, grad_found, grads + gate,
+            grad_vectors + update, row,
+        )  # fmt: skip
     for i in range(0, row, lanes):  # through g_f ⊙ c_s
         forget, to_gate = load(work, gates + i), simd.zero(work)
-        for s in range(copies):
-            for part in range(2):
-                at = cells + (2 * s + part) * row + i
-                grad = load(grad_cells, at)
-                to_gate = fma(load(before, at), grad, to_gate)
-                store(grad_cells, at, grad * forget)
+        for s in range(2 * copies):
+            grad = load(grad_cells, grad_at + s * row + i)
+            to_gate = fma(load(cells, before + s * row + i), grad, to_gate)
+            store(grad_cells, grad_at + s * row + i, grad * forget)
         store(work, grads + i, to_gate * forget * (one - forget))
-    grad_affine = v.array(c.grad_affine, kind)
-    v.put(False, work, grads, columns, sequences, grad_affine, first * columns)
+
+
+@njit
+def _backward_block(c, kind, block, slot):
+    """The gradients of a block, from its last step to its first; that of the cells in place."""
+    weight, work = v.array(c.weight, kind), v.array(c.work, kind)
+    grad_states, grad_drive = v.array(c.grad_states, kind), v.array(c.grad_drive, kind)
+    lanes, half, heads = simd.width(work), c.half, c.heads
+    row, first, units, columns = half * lanes, block * lanes, 2 * half, (1 + 8 * heads) * half
+    sequences = min(lanes, c.batch - first)
+    gates = slot * c.work_size
+    vectors = gates + (1 + 2 * heads) * row
+    grads = vectors + 6 * heads * row  # of the affine map, in its order
+    grad_output, carry = grads + (1 + 8 * heads) * row, grads + (3 + 8 * heads) * row
+    v.clear(work, carry, units)
+    for t in range(c.steps - 1, -1, -1):
+        step = t * c.batch + first
+        v.take(False, grad_states, step * units, units, sequences, work, grad_output)
+        v.add(work, carry, work, grad_output, units)
+        _step_back(c, kind, t, block, work, gates, row)
+        v.put(False, work, grads, columns, sequences, grad_drive, step * columns)
+        v.clear(work, carry, units)
+        v.multiply(weight, 1, units, units, columns, work, grads, work, carry)
+    v.put(False, work, carry, units, sequences, v.array(c.grad_hidden, kind), first * units)
 
 
 def build(kind, cache: bool):
-    """The two steps for one type of number: C functions of the address of a ``CALL``."""
+    """The loops for one type of number: two C functions, each of the address of a ``CALL``."""
     signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
 
     @cfunc(signature, cache=cache)

@@ -17,8 +17,10 @@ import mmap
 import threading
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
+from tempfile import TemporaryFile
 from typing import Any, cast
 
 import torch
@@ -347,7 +349,7 @@ def _build(module: str, dtype: torch.dtype):
     loops = import_module(f"fwrnn.layers.kernels.{module}")
     kind = {torch.float32: types.float32, torch.float64: types.float64}[dtype]
     try:
-        return loops.build(kind, cache=True)
+        return _kept(loops.build, kind, f"{module}-{kind}")
     except Exception as error:
         # No folder for the cache, one that cannot be written, a damaged file in it, or what is
         # raised again here.
@@ -357,6 +359,56 @@ def _build(module: str, dtype: torch.dtype):
             _log.warning(_NOT_KEPT, _failures[0])
         return loops
 
+
+def _kept(build, kind, name: str):
+    """Loops that were kept on disk; those that were not one process compiles, and others wait."""
+    from numba.core import event
+
+    ours = threading.get_ident()
+
+    class Compiles(BaseException):  # which the compiler lets pass
+        pass
+
+    class Stopper(event.Listener):
+        def on_start(self, event):
+            if threading.get_ident() == ours:
+                raise Compiles
+
+        def on_end(self, event):
+            pass
+
+    with suppress(Compiles), event.install_listener("numba:run_pass", Stopper()):
+        return build(kind, cache=True)
+    with _in_turn(build, name):
+        return build(kind, cache=True)
+
+
+@contextmanager
+def _in_turn(build, name: str):
+    """One process after another, so that the second finds what the first one kept.
+
+    The system lets go of the lock of a process that dies, and after ``LONGEST_WAIT`` seconds, or
+    where files cannot be locked, nobody waits. Raises, before waiting, what numba or the system
+    does where nothing can be kept.
+    """
+    from filelock import FileLock
+    from numba.core.caching import FunctionCache
+
+    folder = FunctionCache(build).cache_path
+    with TemporaryFile(dir=folder) as file:
+        file.write(bytes(ROOM))  # of a full disk the others would wait for nothing
+        file.flush()
+    lock = FileLock(f"{folder}/.{name}.lock")
+    with suppress(OSError, NotImplementedError):  # its Timeout is an OSError too
+        lock.acquire(timeout=LONGEST_WAIT)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+LONGEST_WAIT = 120.0
+ROOM = 1 << 20  # bytes that a module's loops take on disk
 
 _failures: list[str] = []
 _NOT_KEPT = (

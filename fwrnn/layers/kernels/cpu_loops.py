@@ -172,7 +172,7 @@ def _forward_block(c, kind, constants, block, slot):
             one = simd.number(work, 1)
             v.combine(weight, 0, row, units, work, previous, one, saved, bracket)
         else:
-            v.multiply(weight, units, 1, units, work, previous, saved, bracket)
+            v.multiply(weight, units, 1, units, units, work, previous, saved, bracket)
         if c.lengths:
             v.keep(_running(c, kind, first, t), saved, bracket, count)
         asked = previous
@@ -343,7 +343,7 @@ def _backward_block(c, kind, constants, block, slot):
                 one = simd.number(work, 1)
                 v.combine(weight, 0, row, units, work, grad_bracket, one, work, carry)
             else:
-                v.multiply(weight, 1, units, units, work, grad_bracket, work, carry)
+                v.multiply(weight, 1, units, units, units, work, grad_bracket, work, carry)
             if c.lengths:
                 v.add(work, passed, work, carry, count)
         if has_matrix:

@@ -204,35 +204,35 @@ def _of_unit(along, values, i):
 
 
 @njit
-def _weight_rows(load_rows, weight, at, down, across, units, x, x_at, out, out_at):
+def _weight_rows(load_rows, weight, at, down, across, columns, x, x_at, out, out_at):
     """Some rows of ``multiply``, as many as ``load_rows`` loads."""
     lanes = simd.width(x)
     rows = load_rows(out, out_at, lanes)
-    for j in range(units):
+    for j in range(columns):
         vector = load(x, x_at + j * lanes)
         rows = simd.fma_broadcast(rows, weight, at + j * across, down, vector)
     simd.store_rows(out, out_at, lanes, rows)
 
 
 @njit
-def multiply(weight, down, across, units, x, x_at, out, out_at):
+def multiply(weight, down, across, rows, columns, x, x_at, out, out_at):
     """out += W x for many sequences, some rows of W at a time so that they share what is read of x.
 
-    W[i, j] lies at ``i·down + j·across``: exchange the two for Wᵀ.
+    W[i, j] lies at ``i·down + j·across``: exchange the two, and rows and columns, for Wᵀ.
     """
     lanes = simd.width(x)
     i = 0
-    for _ in range(units // MANY):
+    for _ in range(rows // MANY):
         here = out_at + i * lanes
-        _weight_rows(load_many, weight, i * down, down, across, units, x, x_at, out, here)
+        _weight_rows(load_many, weight, i * down, down, across, columns, x, x_at, out, here)
         i += MANY
-    for _ in range(units % MANY // 2):
+    for _ in range(rows % MANY // 2):
         here = out_at + i * lanes
-        _weight_rows(load_2, weight, i * down, down, across, units, x, x_at, out, here)
+        _weight_rows(load_2, weight, i * down, down, across, columns, x, x_at, out, here)
         i += 2
-    if units % 2:
+    if rows % 2:
         here = out_at + i * lanes
-        _weight_rows(load_1, weight, i * down, down, across, units, x, x_at, out, here)
+        _weight_rows(load_1, weight, i * down, down, across, columns, x, x_at, out, here)
 
 
 @njit

@@ -17,6 +17,7 @@ GAMES = 4
 _GAP = 8  # pixels
 _LINE = 16  # pixels of a line of text
 _BLACK, _GREEN, _RED = (0, 0, 0), (0, 120, 40), (200, 20, 20)
+_GAME = "The orange ball falls, and the paddle at the bottom is to be where it lands."
 _GREY = "Grey: the network is shown a blank screen; ball and paddle are drawn there for you alone."
 
 
@@ -72,15 +73,15 @@ def strip(recording: Recording, index: int = 0) -> np.ndarray:
     picture = np.concatenate([_framed(frame) for frame in frames], axis=1)
     width, side = picture.shape[1], picture.shape[0]
     word, colour = _ended(recording.scores[index])
-    about = f"Time runs from left to right, {len(frames)} frames. {_GREY}"
+    about = f"{_GAME} Time runs from left to right, {len(frames)} frames. {_GREY}"
     parts = [_text(f"The ball is {word}.", width, colour), _text(about, width), picture]
     if recording.attention is not None:
         cells = _colours(recording.attention[index])
         below = cells.repeat(max(1, side // 4), axis=0).repeat(side, axis=1)
         margin = np.full((len(below), width - below.shape[1], 3), 255, dtype=np.uint8)
         words = (
-            "The memory: a row per move, the first at the top; the brighter below a frame, the "
-            "more the move attends to it."
+            "What the memory attends to: a row per move, the first at the top; the brighter below "
+            "a frame, the more the move attends to it."
         )
         parts += [_text(words, width), np.concatenate([below, margin], axis=1)]
     return np.concatenate(parts)
@@ -113,11 +114,11 @@ def _moment(recording: Recording, moment: int) -> np.ndarray:
             parts.append(_stretched(_colours(made), picture))
         columns.append(np.concatenate(parts))
     body = np.concatenate(columns, axis=1)
-    words = _GREY
+    words = f"{_GAME} {_GREY}"
     if recording.attention is not None:
         words += (
-            " Below each game its memory: a row per move, a column per frame, the brighter the "
-            "more the move attends to the frame."
+            " Below each game what its memory attends to: a row per move, a column per frame; the "
+            "brighter, the more the move attends to the frame."
         )
     return np.concatenate([_text(words, body.shape[1]), body])
 

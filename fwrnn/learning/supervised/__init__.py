@@ -38,7 +38,8 @@ class Supervised:
         def draw() -> Pictures:
             from fwrnn.learning.supervised.pictures import of_results
 
-            return Pictures(of_results(task, examples.to("cpu"), logits.cpu()), {})
+            on_cpu = examples.to("cpu"), logits.cpu()
+            return Pictures(of_results(task, question.split, *on_cpu), {})
 
         return Outcome(measured, words, draw)
 

@@ -8,6 +8,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
+from fwrnn.learning.supervised.figures import explain, pixels_of, verdict
 from fwrnn.models.glimpses import FINE, QUADRANTS, STEPS, boxes, cut, in_order
 from fwrnn.models.network import Network, has_memory
 
@@ -33,7 +34,7 @@ class GlimpsePicture:
         self.images, self.answers, self.labels = images, answers, labels
 
     def draw(self, model: Network) -> Figure:
-        guesses, retrieved = look(model, self.images)
+        guesses, confidences, retrieved = look(model, self.images)
         seen = in_order(cut(self.images)).transpose(0, 1).cpu().numpy()  # (N, 24, P·P)
         patch = self.images.shape[-1] // 4
         widths = [1.25, 1.5] if retrieved is None else [1.25, 1.5, 1.5, 0.35]
@@ -41,14 +42,15 @@ class GlimpsePicture:
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(seen), len(widths), squeeze=False, width_ratios=widths)
         for k, row in enumerate(axes):
-            right = self.labels[guesses[k]] == self.answers[k]
-            verdict = "" if right else f", right is {self.answers[k]}"
-            row[0].set_title(f"answers {self.labels[guesses[k]]}{verdict}")
+            answer = self.labels[guesses[k]]
+            heading = verdict(answer, confidences[k], self.answers[k])
+            row[0].set_title(heading.replace(" (", "\n("), fontsize=10)
             _draw_boxes(row[0], self.images[k].cpu().numpy())
             _draw_sequence(row[1], seen[k].reshape(STEPS, patch, patch))
             if retrieved is not None:
                 _draw_strengths(row[2], retrieved[k])
                 _draw_mixtures(row[3], retrieved[k], seen[k].reshape(STEPS, patch, patch))
+        explain(figure, _LOOKS + _written(retrieved))
         return figure
 
     def pixels(self, model: Network) -> np.ndarray:
@@ -56,14 +58,32 @@ class GlimpsePicture:
         return pixels_of(self.draw(model))
 
 
-def look(model: Network, images: Tensor) -> tuple[list[int], np.ndarray | None]:
-    """Guessed classes, and the strengths (N, 4, K) with which each quadrant's second coarse look
-    retrieves each of the K states written: of 4 coarse looks (multi-level) or of all 24 glimpses.
+_LOOKS = (
+    "Each row is an image, which the network sees in 24 glimpses: of each quadrant first a coarse "
+    "look (thick frame), then its four quarters (thin frames), and the coarse look again."
+)
+
+
+def _written(retrieved: np.ndarray | None) -> str:
+    """What the panels at the right show."""
+    if retrieved is None:
+        return ""
+    what = "Every glimpse" if retrieved.shape[-1] == STEPS else "The first coarse look"
+    return (
+        f" {what} is written into the memory. Right: what each second coarse look gets out of it, "
+        "and the same as a picture, the looks mixed by these shares."
+    )
+
+
+def look(model: Network, images: Tensor) -> tuple[list[int], list[float], np.ndarray | None]:
+    """Guessed classes, how sure the model is of each, and the strengths (N, 4, K) with which each
+    quadrant's second coarse look retrieves each of the K states written: of 4 coarse looks
+    (multi-level) or of all 24 glimpses.
     """
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        guesses = model(images).argmax(-1).tolist()
+        confidences, guesses = model(images).softmax(-1).max(-1)
         strengths = None
         if has_memory(model):
             strengths = model.core.attention(model.encoder(images))
@@ -71,15 +91,7 @@ def look(model: Network, images: Tensor) -> tuple[list[int], np.ndarray | None]:
                 strengths = strengths[:, _PER_QUADRANT - 1 :: _PER_QUADRANT]
             strengths = strengths.float().cpu().numpy()
     model.train(was_training)
-    return guesses, strengths
-
-
-def pixels_of(figure: Figure) -> np.ndarray:
-    """A figure as (height, width, 3) bytes."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)  # which every drawing here is on
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    return guesses.tolist(), confidences.tolist(), strengths
 
 
 def _draw_boxes(axes, image: np.ndarray) -> None:
@@ -110,6 +122,7 @@ def _draw_sequence(axes, seen: np.ndarray) -> None:
     axes.imshow(sheet.reshape(QUADRANTS * side, -1), cmap="gray", vmin=0, vmax=1)
     centres = np.arange(_PER_QUADRANT) * side + side / 2 - 0.5
     names = ["coarse", *[f"fine {k + 1}" for k in range(FINE)], "coarse"]
+    axes.set_xlabel("what it sees there")
     axes.set_xticks(centres, names, fontsize=6)
     axes.set_yticks(centres[:QUADRANTS], _quadrant_names(), fontsize=6)
     for label, colour in zip(axes.get_yticklabels(), _COLOURS, strict=True):

@@ -1,18 +1,24 @@
 """A picture of the fast memory: which earlier step each step attends to, and A as a heat map."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from fwrnn.learning.supervised.figures import explain, verdict
 from fwrnn.models.network import Network, has_memory
 
 _WHY = (
-    "Bright: a step finds much of that earlier state in the memory. It finds states like its own, "
-    "so the second ? finds\nthe first whatever is asked. What counts is the bottom row, the "
-    "question: does it find the letter and the digit asked for?"
+    "Each column is a sequence, read character by character, and the answer at its end. Above, a "
+    "row per step: the brighter, the more of that earlier state it finds in the memory. It finds "
+    "states like its own, as a second ? finds the first, whatever is asked. What counts is the "
+    "bottom row, which gives the answer: does it find what it is asked for? Below: the memory "
+    "itself after the last step, a matrix of fast weights."
 )
 
 
@@ -23,29 +29,34 @@ class MemoryPicture:
         inputs: the sequences, (N, T).
         labels: per sequence, what to write beside each of its T steps.
         answers: per sequence, the right answer.
+        classes: the names of the answers.
     """
 
-    def __init__(self, inputs: Tensor, labels: list[str], answers: list[str]):
-        self.inputs, self.labels, self.answers = inputs, labels, answers
-        count = len(inputs)
-        self._figure = Figure(figsize=(3.4 * count, 6.6), layout="constrained", dpi=80)
+    def __init__(
+        self, inputs: Tensor, labels: list[str], answers: list[str], classes: Sequence[str]
+    ):
+        self.inputs, self.labels, self.answers, self.classes = inputs, labels, answers, classes
+        count, steps = inputs.shape
+        side = max(3.4, 0.13 * steps)  # inches, with room for a character each
+        size = (side * count, 2 * side + 0.8)
+        layout = ConstrainedLayoutEngine(h_pad=0.12)  # or it would cut the headings' first line
+        self._figure = Figure(figsize=size, layout=layout, dpi=80)
         self._canvas = FigureCanvasAgg(self._figure)
-        self._figure.supxlabel(_WHY, fontsize=9)
+        explain(self._figure, _WHY)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
 
     def draw(self, model: Network) -> Figure:
         """One column per sequence: its attention above, its memory after the last step below."""
-        attention, memory, guesses = look_inside(model, self.inputs)
+        attention, memory, guesses, confidences = look_inside(model, self.inputs)
         for k, (above, below) in enumerate(self._axes.T):
-            heading = f"{self.labels[k]}: answers {guesses[k]}"
-            if str(guesses[k]) != self.answers[k]:
-                heading += f", right is {self.answers[k]}"
+            answer = self.classes[guesses[k]]
+            heading = f"{self.labels[k]}\n{verdict(answer, confidences[k], self.answers[k])}"
             _show(above, attention[k])
             _label_steps(above, self.labels[k])
-            above.set_title(heading, family="monospace", fontsize=10)
+            above.set_title(heading, family="monospace", fontsize=9)
             order = np.argsort(-np.diagonal(memory[k]))
             _show(below, memory[k][np.ix_(order, order)])
-            below.set(xticks=[], yticks=[], xlabel="memory A, unit × unit, strongest first")
+            below.set(xticks=[], yticks=[], xlabel="the memory, unit × unit, strongest first")
         self._axes[0, 0].set_ylabel("a step …")
         return self._figure
 
@@ -70,13 +81,17 @@ def _show(axes: Axes, matrix: np.ndarray) -> None:
 
 def _label_steps(axes: Axes, labels: str) -> None:
     steps = range(len(labels))
-    axes.set_xticks(steps, labels, family="monospace")
-    axes.set_yticks(steps, labels, family="monospace")
+    size = 10 if len(labels) < 20 else 7
+    axes.set_xticks(steps, labels, family="monospace", fontsize=size)
+    axes.set_yticks(steps, labels, family="monospace", fontsize=size)
     axes.set_xlabel("… attends to each earlier step")
 
 
-def look_inside(model: Network, inputs: Tensor) -> tuple[np.ndarray, np.ndarray, list]:
-    """Attention (N, T, T), the last memory (N, H, H) and the guessed classes for inputs (N, T)."""
+def look_inside(
+    model: Network, inputs: Tensor
+) -> tuple[np.ndarray, np.ndarray, list[int], list[float]]:
+    """For inputs (N, T) the attention (N, T, T), the last memory (N, H, H), the guessed classes,
+    and how sure it is of each, 0 to 1."""
     assert has_memory(model)
     was_training = model.training
     model.eval()
@@ -85,6 +100,7 @@ def look_inside(model: Network, inputs: Tensor) -> tuple[np.ndarray, np.ndarray,
         attention = model.core.attention(encoded)
         _, state = model.core(encoded)
         memory = state.memory.matrix()[0]
-        guesses = model(inputs).argmax(-1).tolist()
+        confidences, guesses = model(inputs).softmax(-1).max(-1)
     model.train(was_training)
-    return attention.float().cpu().numpy(), memory.float().cpu().numpy(), guesses
+    numbers = attention.float().cpu().numpy(), memory.float().cpu().numpy()
+    return *numbers, guesses.tolist(), confidences.tolist()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fwrnn.interfaces import Examples, Images, SupervisedTask
-from fwrnn.learning.supervised.glimpses import GlimpsePicture, pixels_of
+from fwrnn.learning.supervised.figures import pixels_of
+from fwrnn.learning.supervised.glimpses import GlimpsePicture
 from fwrnn.learning.supervised.memory import MemoryPicture
 from fwrnn.learning.supervised.mistakes import confusion, draw_confusion, draw_worst
 from fwrnn.models.network import Network, has_memory
@@ -30,19 +31,22 @@ def while_learning(
     if decode is None or not has_memory(model):
         return None
     labels = [decode(sequence) for sequence in inputs]
-    return "memory", MemoryPicture(inputs.to(device), labels, answers).pixels
+    picture = MemoryPicture(inputs.to(device), labels, answers, task.spec.labels)
+    return "memory", picture.pixels
 
 
-def of_results(task: SupervisedTask, test: Examples, logits: Tensor) -> dict[str, np.ndarray]:
+def of_results(
+    task: SupervisedTask, split: str, examples: Examples, logits: Tensor
+) -> dict[str, np.ndarray]:
     """Pictures of a tested model by their names: what it confuses and, of images, what it mistook.
 
-    ``test`` and ``logits`` (N, classes) are on the CPU.
+    ``examples``, those of the ``split``, and ``logits`` (N, classes) are on the CPU.
     """
     labels = task.spec.labels
-    counts = confusion(logits, test.targets, len(labels))
-    pictures = {"confusion": pixels_of(draw_confusion(counts, labels))}
+    counts = confusion(logits, examples.targets, len(labels))
+    pictures = {"confusion": pixels_of(draw_confusion(counts, labels, split))}
     if isinstance(task.spec.inputs, Images):
-        worst = draw_worst(test, logits, labels)
+        worst = draw_worst(examples, logits, labels)
         if worst is not None:
             pictures["mistakes"] = pixels_of(worst)
     return pictures

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from fwrnn.learning.assembly import assemble
+from fwrnn.learning.games import pictures
 from fwrnn.learning.games.pictures import animation, record, strip
 from tests.commands.compose import compose
 
@@ -42,6 +43,23 @@ def test_pictures_say_whether_the_ball_was_caught():
         picture = strip(recording)
         assert (picture == there).all(-1).any() and not (picture == not_there).all(-1).any()
     assert animation(won) != animation(lost)
+
+
+def test_pictures_say_what_the_game_is_and_what_bright_means(monkeypatch):
+    _, _, task, network, device = assemble(compose("task=catch", "model.hidden_size=8"))
+    played, said = record(network, task, device, games=1), []
+    real = pictures._text
+
+    def heard(words, *more):
+        said.append(words)
+        return real(words, *more)
+
+    monkeypatch.setattr(pictures, "_text", heard)
+    for draw in (strip, animation):
+        said.clear()
+        draw(played)
+        for part in ("orange ball falls", "Grey: ", "the brighter"):
+            assert any(part in words for words in said), part
 
 
 def test_last_frame_shows_where_the_ball_landed():

@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from fwrnn import __version__
@@ -19,7 +20,7 @@ SPEC = TaskSpec(Symbols(vocabulary=37), labels=tuple("0123456789"))
 def test_picture_has_a_column_per_sequence_and_can_be_drawn_again():
     model = model_config("model.hidden_size=8").classifier(SPEC)
     inputs = torch.randint(0, 37, (2, 5))
-    picture = MemoryPicture(inputs, ["a1??a", "b2??b"], ["1", "2"])
+    picture = MemoryPicture(inputs, ["a1??a", "b2??b"], ["1", "2"], SPEC.labels)
     assert picture.pixels(model).shape[2] == 3  # and settles the layout
     first = picture.pixels(model)
     assert first.ndim == 3
@@ -33,11 +34,23 @@ def test_picture_has_a_column_per_sequence_and_can_be_drawn_again():
 def test_look_inside_agrees_with_the_model():
     model = model_config("model.hidden_size=8").classifier(SPEC).train()
     inputs = torch.randint(0, 37, (3, 11))
-    attention, memory, guesses = look_inside(model, inputs)
+    attention, memory, guesses, confidences = look_inside(model, inputs)
     assert attention.shape == (3, 11, 11)
     assert memory.shape == (3, 8, 8)
     assert guesses == model(inputs).argmax(-1).tolist()
+    assert confidences == pytest.approx(model(inputs).softmax(-1).max(-1).values.tolist())
     assert model.training
+
+
+def test_answers_are_called_by_their_names_with_what_is_right():
+    model = model_config("model.hidden_size=8").classifier(TaskSpec(Symbols(26), tuple("xyz")))
+    inputs = torch.randint(0, 26, (1, 5))
+    _, _, (guess,), (confidence,) = look_inside(model, inputs)
+    for right in "xyz":
+        figure = MemoryPicture(inputs, ["qxbzq"], [right], "xyz").draw(model)
+        (heading,) = (axes.get_title() for axes in figure.axes if axes.get_title())
+        end = "(right)" if right == "xyz"[guess] else f"(right: {right})"
+        assert heading == f"qxbzq\nanswers {'xyz'[guess]}, {100 * confidence:.1f} % sure {end}"
 
 
 def test_only_models_that_write_a_memory_have_one():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fwrnn.interfaces import Examples, Images, TaskSpec
+from fwrnn.interfaces import Examples, Images, Symbols, TaskSpec
 from fwrnn.learning.supervised.glimpses import GlimpsePicture, look
+from fwrnn.learning.supervised.memory import MemoryPicture
 from fwrnn.learning.supervised.mistakes import confusion, draw_confusion, draw_worst
 from fwrnn.models.glimpses import boxes
 from tests.commands.compose import model_config
@@ -53,9 +54,11 @@ def test_looking_reports_each_second_coarse_look_and_leaves_the_model_as_it_was(
     images = torch.randint(0, 256, (2, 12, 12), dtype=torch.uint8)
     for name, written in (("multilevel", 4), ("fast_weights", 24)):
         model = built(name, "model.head_dropout=0.5").train()
-        guesses, strengths = look(model, images)
+        guesses, confidences, strengths = look(model, images)
         assert model.training
         assert len(guesses) == 2
+        sure = model.eval()(images).softmax(-1).max(-1).values
+        np.testing.assert_allclose(confidences, sure.detach(), rtol=1e-5)
         assert strengths.shape == (2, 4, written)
         full = model.core.attention(model.eval().encoder(images)).detach().numpy()
         expected = full if written == 4 else full[:, 5::6]
@@ -66,16 +69,39 @@ def test_confusion_counts_rows_of_what_is_and_columns_of_what_was_said():
     logits = torch.eye(3)[[0, 1, 1, 2, 0]]
     counts = confusion(logits, torch.tensor([0, 0, 1, 2, 2]), 3)
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
-    figure = draw_confusion(counts, LABELS)
-    assert figure.axes[0].get_title() == "2 of 5 wrong"
+    figure = draw_confusion(counts, LABELS, "val")
+    assert figure.axes[0].get_title() == "2 of 5 validation examples wrong: 40.00 %"
+
+
+def test_words_below_a_picture_fit_its_width_and_are_all_there():
+    counts = np.ones((3, 3), dtype=int)
+    images = torch.zeros(2, 12, 12, dtype=torch.uint8)
+    for figure in (
+        draw_confusion(counts, LABELS, "test"),
+        draw_worst(Examples(images, torch.ones(2).long()), torch.eye(3)[:2], LABELS),
+        GlimpsePicture(images, ["calm", "glad"], LABELS).draw(built("multilevel")),
+        MemoryPicture(torch.zeros(1, 5).long(), ["a1??a"], ["1"], "0123456789").draw(
+            model_config("model.hidden_size=8").classifier(TaskSpec(Symbols(37), tuple("01")))
+        ),
+    ):
+        figure.canvas.draw()
+        words = figure._supxlabel.get_window_extent()
+        assert len(figure.get_supxlabel()) > 80
+        assert words.x0 >= 0 and words.x1 <= figure.bbox.width
+        assert words.y0 >= 0 and words.y1 < figure.axes[0].bbox.y1
+        heading = figure.axes[0].title.get_window_extent()
+        assert heading.y1 <= figure.bbox.height  # not cut
 
 
 def test_worst_mistakes_come_first_and_right_answers_never():
     images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 12, 12)
-    logits = torch.tensor([[9.0, 0, 0], [0.1, 0, 0], [5.0, 0, 0], [9.0, 0, 0]])
+    logits = torch.tensor([[9.0, 0, 0], [0.1, 0, 0], [2.0, 0, 0], [9.0, 0, 0]])
     figure = draw_worst(Examples(images, torch.tensor([0, 1, 2, 1])), logits, LABELS)
     titles = [axes.get_title() for axes in figure.axes if axes.images]
-    assert titles == ["glad → calm", "cross → calm", "glad → calm"]
+    sure = ["> 99.9 % sure", "78.7 % sure", "35.6 % sure"]
+    answers = ["glad → calm", "cross → calm", "glad → calm"]
+    assert titles == [f"{a}\n{s}" for a, s in zip(answers, sure, strict=True)]
+    assert figure.get_supxlabel().startswith("3 of 4 images are mistaken: all, those first")
     assert [int(axes.images[0].get_array()[0, 0]) for axes in figure.axes if axes.images] == [
         3, 2, 1,
     ]  # fmt: skip
