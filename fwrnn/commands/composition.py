@@ -212,6 +212,53 @@ def planned(argv: list[str]) -> list[list[str]]:
     return [list(job) for job in jobs]
 
 
+def check_recorded(words: list[str]) -> None:
+    """Refuse what in a recorded command would do more than train: whoever wrote it may be a
+    stranger, and Hydra imports and calls what it is told to, and reads files wherever they lie.
+
+    Raises:
+        UserError: a word that is not a plain setting of ours.
+    """
+    from fwrnn.learning.assembly import is_cache
+
+    options = {**group_options(), **_HYDRA_GROUPS}
+    keys = {*known_keys(), "trial", *_HYDRA_KEYS} - {"resume"}
+    plain = {key for key in keys if key.rpartition(".")[2] not in _INTERNALS}
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        chosen = re.sub(r"^choice\((.*)\)$", r"\1", value).split(",")
+        if key in options:
+            known = {option.strip(" '\"") for option in chosen} <= {*options[key], "null"}
+        elif key == "hydra.sweep.subdir":  # which is to lie below the sweep's folder
+            known = (
+                re.fullmatch(r"([\w=+/-]|\.(?!\.)|\$\{(seed|trial)\})+", value) and value[0] != "/"
+            )
+        elif key == "task.cache_dir":
+            known = is_cache(value)
+        else:
+            known = key in plain and not re.search(r"\$\{(?![\w.]+\})", value)
+        if not known and word not in ("-m", "--multirun"):
+            raise UserError(
+                f"'{word}' in the recorded command does more than choose what to train; where you "
+                "trust it, give the command yourself"
+            )
+
+
+_HYDRA_GROUPS = {
+    "hydra/launcher": ["basic", "joblib", "cores", "submitit_local", "submitit_slurm", "slurm"],
+    "hydra/sweeper": ["basic", "optuna"],
+}
+_HYDRA_KEYS = {"hydra.sweep.dir"}
+_HYDRA_KEYS |= {f"hydra.sweeper.{name}" for name in ("n_trials", "n_jobs", "sampler.seed")}
+_HYDRA_KEYS |= {
+    f"hydra.launcher.{name}"
+    for name in (
+        "n_jobs", "partition", "account", "qos", "constraint", "timeout_min", "max_num_timeout",
+        "cpus_per_task", "gpus_per_node", "mem_gb", "array_parallelism", "signal_delay_s",
+    )
+}  # fmt: skip
+
+
 def compose_config(*overrides: str) -> Config:
     """The checked configuration that ``fwrnn train`` would run with these overrides.
 

@@ -10,6 +10,7 @@ from fwrnn.commands.sweeps import quoted
 from fwrnn.errors import UserError
 
 MOST_LISTED = 50
+BEGUN = {"unfinished", "interrupted", "running"}
 
 
 def parser() -> Parser:
@@ -113,7 +114,7 @@ def _runs_of(folder: str) -> list[str]:
         return []
     from fwrnn.comparison.found import Run, find
 
-    found = (one for one in find([folder]) if isinstance(one, Run) or one.state == "unfinished")
+    found = (one for one in find([folder]) if isinstance(one, Run) or one.state in BEGUN)
     lines = [
         f"fwrnn evaluate {quoted(one.folder)}" + ("" if isinstance(one, Run) else "  # not ended")
         for one in islice(found, MOST_LISTED + 1)

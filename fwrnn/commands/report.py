@@ -29,8 +29,8 @@ from fwrnn.files import write_whole
 
 DESCRIPTION = """\
 Finds the runs at any depth below the folders and puts them side by side: a row per setting that
-differs, over seeds the mean ± its 95 % interval, the best first. Runs that are unfinished or broken
-are listed below."""
+differs, over seeds the mean ± its 95 % interval, the best first. Runs that are still running,
+unfinished, interrupted, failed or broken, and jobs that wait, are listed below."""
 
 
 def parser() -> Parser:

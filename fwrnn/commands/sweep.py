@@ -20,8 +20,9 @@ def main(argv: list[str]) -> int:
     sweep = Sweep(options.folder)
     content = sweep.read()
     if options.action == "resume":
-        from fwrnn.commands import train
+        from fwrnn.commands import composition, train
 
+        composition.check_recorded(content["command"])
         return train.main([*content["command"], f"hydra.sweep.dir={options.folder}"])
     for name, job in content["jobs"].items():
         print(f"{job['state']:<12} {job.get('folder') or ''}  {name}")

@@ -160,7 +160,11 @@ def resumed_config(saved: dict, argv: list[str]) -> Config:
                 f"resume goes on with a run as it was configured; '{word}' cannot change, only "
                 "keys of the trainer, device, threads and where data lie can"
             )
-    return read_config(changed(migrated(saved), [word.lstrip("+") for word in argv]))
+    from fwrnn.learning.assembly import with_own_cache
+
+    config = read_config(changed(migrated(saved), [word.lstrip("+") for word in argv]))
+    chosen = any(word.lstrip("+").startswith("task.cache_dir=") for word in argv)
+    return config if chosen else with_own_cache(config)
 
 
 CHANGEABLE = ("trainer.", "device=", "threads=", "task.data_dir=", "task.cache_dir=")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fwrnn.config import GROUPS, Config, keys_of, migrated
 from fwrnn.errors import UserError
+from fwrnn.learning.claim import holder
 from fwrnn.reading import LARGEST_SWEEP, is_number, read_curve, read_json, read_yaml
 
 LARGEST_CHECKPOINT = 2**30
@@ -42,7 +43,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A folder that gives no row: ``state`` is unfinished, failed or broken, ``words`` say why."""
+    """A folder that gives no row, and ``words`` about why.
+
+    ``state`` is running while a process works on it, else interrupted or failed where its sweep
+    says so, else unfinished; waiting is a sweep with jobs that have not begun; broken is the rest.
+    """
 
     folder: Path
     state: str
@@ -57,8 +62,11 @@ def find(folders: Iterable[str | Path]) -> Iterator[Run | Trouble]:
             if isinstance(names, OSError):
                 words = f"the folder cannot be read: {names.strerror}"
                 yield Trouble(path, "broken", words)
-            elif names & {"config.yaml", "metrics.json"}:
+                continue
+            if names & {"config.yaml", "metrics.json"}:
                 yield _read(path, names)
+            if "sweep.json" in names:
+                yield from _without_folders(path)
 
 
 def _walk(top: Path, seen: set) -> Iterator[tuple[Path, set[str] | OSError]]:
@@ -180,24 +188,51 @@ def score_of(metrics: dict) -> Score | None:
 
 
 def _without_metrics(folder: Path, settings: dict) -> Trouble:
-    """A run that has not come to its end, or failed as the record of its sweep has it."""
-    words, causes = _progress(folder, settings), _causes(folder.parent)
-    if folder.name in causes:
-        return Trouble(folder, "failed", f"{causes[folder.name]} ({words})")
+    """A run that has not come to its end; who works on it, or what the record of its sweep has."""
+    words, worker = _progress(folder, settings), holder(folder)
+    if worker is not None:
+        return Trouble(folder, "running", f"{words}, by {worker}")
+    for depth in (1, 2):  # a job's folder may be SWEEP/LABEL/SEED
+        for job in _jobs(folder.parents[depth - 1]) if len(folder.parents) >= depth else ():
+            if Path(str(job.get("folder"))).parts[-depth:] == folder.parts[-depth:]:
+                if job.get("state") == "failed":
+                    return Trouble(folder, "failed", f"{_cause(job)} ({words})")
+                if job.get("state") == "interrupted":
+                    return Trouble(folder, "interrupted", words)
     return Trouble(folder, "unfinished", words)
 
 
+def _without_folders(sweep: Path) -> Iterator[Trouble]:
+    """The jobs of a sweep that left no run: those that wait, and those that failed before."""
+    jobs = _jobs(sweep)
+    for job in jobs:
+        folder = job.get("folder")
+        if job.get("state") != "failed" or not isinstance(folder, str) or not folder:
+            continue
+        parts = Path(folder).parts
+        places = [sweep.joinpath(*parts[-depth:]) for depth in (1, 2)]
+        if not any((place / "config.yaml").exists() for place in places):
+            yield Trouble(places[0], "failed", _cause(job))
+    waiting = sum(job.get("state") == "waiting" for job in jobs)
+    if waiting:
+        jobs_have = "1 job has" if waiting == 1 else f"{waiting:,} jobs have"
+        yield Trouble(sweep, "waiting", f"{jobs_have} not begun")
+
+
+def _cause(job: dict) -> str:
+    """Why it failed, in a sentence."""
+    return str(job.get("cause")).partition(". ")[0][:200]
+
+
 @lru_cache(maxsize=8)
-def _causes(sweep: Path) -> dict[str, str]:
-    """Why jobs of a sweep failed, in a sentence, by the names of their folders."""
+def _jobs(sweep: Path) -> list[dict]:
+    """The jobs that a sweep's record has; none where there is no such record."""
     try:
         jobs = read_json(sweep / "sweep.json", LARGEST_SWEEP).get("jobs")
     except (OSError, UserError):
-        return {}
+        return []
     found = jobs.values() if isinstance(jobs, dict) else ()
-    failed = [job for job in found if isinstance(job, dict) and job.get("state") == "failed"]
-    causes = ((job.get("folder"), str(job.get("cause"))) for job in failed)
-    return {Path(str(where)).name: why.partition(". ")[0][:200] for where, why in causes}
+    return [job for job in found if isinstance(job, dict)]
 
 
 def _progress(folder: Path, settings: dict) -> str:

@@ -39,7 +39,7 @@ th[aria-sort] button::after { content: " ▲"; font-size: .7em; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 svg { width: 100%; height: auto; }
 .note, summary { color: #555; } summary { cursor: pointer; margin: .8rem 0; }
-.unfinished { color: #8a5a00; } .failed, .broken { color: #a40000; }
+.unfinished, .interrupted, .waiting { color: #8a5a00; } .failed, .broken { color: #a40000; }
 """
 
 SCRIPT = """

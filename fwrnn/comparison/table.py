@@ -27,8 +27,11 @@ def terminal(comparisons: Sequence[Comparison], troubles: Sequence[Trouble], wid
             parts[-1] += f"\nNot shown for want of room: {', '.join(left_out)}"
     parts.append(note(comparisons))
     lines = trouble_lines(troubles)
-    if any(trouble.state == "unfinished" for trouble in troubles):
+    states = {trouble.state for trouble in troubles}
+    if states & {"unfinished", "interrupted"}:
         lines.append("An unfinished run goes on with: fwrnn train resume=FOLDER")
+    if "waiting" in states:
+        lines.append("Jobs that wait begin with: fwrnn sweep resume FOLDER")
     parts.append("\n".join(lines))
     return "\n\n".join(part for part in parts if part)
 

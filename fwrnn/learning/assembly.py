@@ -106,7 +106,7 @@ def config_of(run: str | Path, changes: Iterable[str] = ()) -> Config:
     Raises:
         UserError: no such run, a configuration that is broken, or a change that it does not take.
     """
-    saved = RunFolder(place_of(run)).read_config()
+    saved, changes = RunFolder(place_of(run)).read_config(), list(changes)
     try:
         saved = migrated(saved)
         config = read_config(saved, groups=("task", "model"))
@@ -115,7 +115,26 @@ def config_of(run: str | Path, changes: Iterable[str] = ()) -> Config:
     for change in changes:
         saved = _changed(saved, change)
         config = read_config(saved, groups=("task", "model"))
+    chosen = any(change.startswith("task.cache_dir=") for change in changes)
+    return config if chosen else with_own_cache(config)
+
+
+def with_own_cache(config: Config) -> Config:
+    """The saved configuration, which may be a stranger's, with a ``task.cache_dir`` that may be
+    written: one that is such a folder here already, else that of whoever runs this."""
+    if not is_cache(getattr(config.task, "cache_dir", None)):
+        config.task.cache_dir = None
     return config
+
+
+def is_cache(folder: str | None) -> bool:
+    """Whether it holds finished arrays of a task, as it does where somebody trained with it."""
+    if folder is None:
+        return True  # the user's own
+    try:
+        return any(Path(folder).expanduser().glob("[0-9a-f]" * 32 + ".npz"))
+    except (OSError, RuntimeError, ValueError):  # a home of nobody
+        return False
 
 
 def _changed(values: dict, change: str) -> dict:

@@ -13,7 +13,7 @@ import pytest
 from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
-from fwrnn.commands.composition import explain
+from fwrnn.commands.composition import check_recorded, explain
 from fwrnn.commands.sweeps import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -171,3 +171,54 @@ def test_a_log_without_a_terminal_has_a_line_per_validation_and_the_next_command
     for text in (capsys.readouterr().err, (tmp_path / "run" / "train.log").read_text("utf-8")):
         assert [f"update {k} of 20: val_loss" in text for k in (5, 10, 15, 20)] == [True] * 4
         assert "test it again with: fwrnn evaluate run\n" in text
+
+
+HONEST = [
+    ["experiment=table1", "model=lstm,irnn", "seed=range(0,3)", "threads=1", "control=null"],
+    ["hydra/launcher=slurm", "hydra.launcher.partition=cpu", "hydra/sweeper=optuna"],
+    ["hydra.sweeper.n_trials=5", "trial=1,2", "model=choice(rnn,lstm)", "--multirun"],
+    ["hydra.sweep.subdir=a/seed${seed}", "task.size=${trainer.games}", "++model.decay=0.9"],
+]
+
+
+@pytest.mark.parametrize("words", HONEST, ids=" ".join)
+def test_plain_settings_of_a_recorded_command_are_followed(words):
+    check_recorded(["-m", *words, "hydra.sweep.dir=somewhere"])
+
+
+@pytest.mark.parametrize("word", [
+    "hydra.callbacks.sweep._target_=os.system",
+    "+hydra.callbacks.x._target_=os.system",
+    "hydra.launcher._target_=os.system",
+    "hydra.sweeper._target_=os.system",
+    "hydra.sweeper.sampler._target_=os.system",
+    "hydra.launcher.setup=[touch pwned]",
+    "hydra.launcher={_target_: os.system}",
+    "hydra.job.env_set.LD_PRELOAD=x.so",
+    "hydra.searchpath=[file:///tmp]",
+    "hydra/launcher=../../evil",
+    "hydra/callbacks=x",
+    "hydra=x",
+    "experiment=../../evil",
+    "experiment=table1,../../evil",
+    "model@hydra.launcher=lstm",
+    "model.name=../../evil",
+    "hydra.sweep.subdir=../../evil",
+    "hydra.sweep.subdir=/evil",
+    "hydra.sweep.subdir=${task.data_dir}",
+    "resume=elsewhere",
+    "task.data_dir=${oc.env:HOME}",
+    "task.data_dir=${unused:elsewhere}",
+    "task.cache_dir=/etc",
+    "~trainer",
+    "--config-dir=/tmp",
+    "-cd",
+    "evil",
+])  # fmt: skip
+def test_a_recorded_command_that_does_more_is_refused_by_its_word(word, tmp_path, capsys):
+    content = {"command": ["-m", "seed=0", word], "jobs": {}}
+    (tmp_path / "sweep.json").write_text(json.dumps(content), "utf-8")
+    assert main(["sweep", "resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"'{word}' in the recorded command" in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]

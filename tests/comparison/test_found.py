@@ -12,6 +12,7 @@ import torch
 from fwrnn.comparison import found
 from fwrnn.comparison.found import Run, Trouble, find, settings_of
 from fwrnn.errors import UserError
+from fwrnn.learning.claim import claimed
 from tests.comparison.runs import CONFIG, write_game, write_run
 
 
@@ -143,6 +144,8 @@ def test_unfinished_run_says_how_far_it_came(tmp_path):
 @pytest.mark.parametrize("jobs, state", [
     ({"seed=0": {"state": "failed", "cause": "diverged. Try 1", "folder": "x/run"}}, "failed"),
     ({"seed=0": {"state": "running", "cause": None, "folder": "x/run"}}, "unfinished"),
+    ({"seed=0": {"state": "interrupted", "cause": None, "folder": "x/run"}}, "interrupted"),
+    ({"seed=0": {"state": "interrupted", "cause": None, "folder": "x/other"}}, "unfinished"),
     ({"seed=0": {"state": "failed", "cause": None, "folder": None}, "b": 1}, "unfinished"),
     ([1], "unfinished"),
 ])  # fmt: skip
@@ -152,6 +155,30 @@ def test_failed_run_of_a_sweep_says_why(jobs, state, tmp_path):
     trouble = only(tmp_path)
     assert trouble.state == state
     assert trouble.words.startswith("diverged (past update 100" if state == "failed" else "past")
+
+
+def test_jobs_of_a_sweep_that_left_no_run_are_listed(tmp_path):
+    (write_run(tmp_path / "lstm" / "seed0") / "metrics.json").unlink()
+    states = {"lstm/seed0": "interrupted", "lstm/seed1": "waiting", "lstm/seed2": "failed"}
+    jobs = {
+        where: {"state": state, "cause": "no data. Give some", "folder": f"x/{where}"}
+        for where, state in states.items()
+    }
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    states = {each.state: each for each in find([tmp_path]) if isinstance(each, Trouble)}
+    assert states["interrupted"].folder == tmp_path / "lstm" / "seed0"
+    assert states["waiting"] == Trouble(tmp_path, "waiting", "1 job has not begun")
+    assert states["failed"].words == "no data" and len(states) == 3
+
+
+def test_a_run_that_is_worked_on_is_running_whatever_its_sweep_says(tmp_path):
+    (write_run(tmp_path / "run") / "metrics.json").unlink()
+    jobs = {"seed=0": {"state": "failed", "cause": "diverged", "folder": "x/run"}}
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    with claimed(tmp_path / "run"):
+        assert only(tmp_path).state == "running"
+        assert f"by process {os.getpid()} on" in only(tmp_path).words
+    assert only(tmp_path).state == "failed"
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", {"format": 1}, {"update": 3}, [1]])

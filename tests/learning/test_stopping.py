@@ -4,6 +4,7 @@ the process at once, and leaves nothing behind."""
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from fwrnn.cli import main
 from fwrnn.commands import sweeps
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.commands.train import train
+from fwrnn.errors import Interrupted
 from fwrnn.layers.kernels import trial
 from fwrnn.learning.claim import ABOUT, claimed, holder
 from fwrnn.learning.games import a3c, actor_critic
@@ -217,3 +219,89 @@ def test_nobody_waits_for_a_compiler(monkeypatch):
     finally:
         done.set()
     left.join()
+
+
+@pytest.fixture
+def termination():
+    """SIGTERM as it was: a run that a batch system takes back has it ignored."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR2)
+    yield
+    for number, handler in zip((signal.SIGTERM, signal.SIGUSR2), before, strict=True):
+        signal.signal(number, handler)
+
+
+def warned_at(update: int, patch, *signals) -> None:
+    """Have the batch system tell the run at an update that its time is nearly over."""
+    plain = SupervisedTrainer.update
+
+    def update_and_signal(self):
+        if self.progress.update == update:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return plain(self)
+
+    patch.setattr(SupervisedTrainer, "update", update_and_signal)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="a signal of POSIX")
+@pytest.mark.parametrize("timed_out", [False, True])
+def test_a_job_that_is_taken_back_saves_is_queued_again_and_goes_on(
+    tiny, tmp_path, monkeypatch, termination, timed_out
+):
+    environment = pytest.importorskip("submitit.core.job_environment")
+    utils = pytest.importorskip("submitit.core.utils")
+    words, run = [*tiny, "model=rnn"], RunFolder(tmp_path / "sweep" / "job")
+    queued = []
+
+    class Work:
+        def __call__(self):
+            pass
+
+        def checkpoint(self):
+            saved = torch.load(run.last, weights_only=True)["update"]
+            queued.append(("saved", saved, holder(run.path) is None))
+            return utils.DelayedSubmission(self)
+
+    def requeue(countdown):
+        # SLURM terminates who asks it, too.
+        queued.append(("queued", countdown, signal.getsignal(signal.SIGTERM) == signal.SIG_IGN))
+
+    delayed = utils.DelayedSubmission(Work())
+    delayed.set_timeout(0 if timed_out else 1000, 3)
+    batch = SimpleNamespace(global_rank=0, _requeue=requeue)
+    paths = SimpleNamespace(submitted_pickle=tmp_path / "submitted.pkl")
+    handler = environment.SignalHandler(batch, paths, delayed)
+    signal.signal(signal.SIGUSR2, handler.checkpoint_and_try_requeue)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        warned_at(7, patch, signal.SIGUSR2)
+        folders = [f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.sweep.subdir=job"]
+        main(["train", "-m", *words, *folders])
+    assert queued == [("saved", 7, False), ("queued", 3 - timed_out, True)]
+    assert [job["state"] for job in Sweep(tmp_path / "sweep").read()["jobs"].values()] == [
+        "interrupted"
+    ]
+    assert main(["sweep", "resume", str(tmp_path / "sweep")]) == 0
+    train(compose(*words), tmp_path / "straight")
+    assert outcome(run.path) == outcome(tmp_path / "straight")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="a signal of POSIX")
+@pytest.mark.parametrize(
+    ("signals", "ends"),
+    [
+        ([signal.SIGTERM], Interrupted),
+        ([signal.SIGUSR2, signal.SIGINT], KeyboardInterrupt),
+        ([], None),
+    ],
+    ids=["terminated", "impatient", "undisturbed"],
+)
+def test_a_job_that_was_not_taken_back_is_not_queued_again(
+    tiny, tmp_path, monkeypatch, termination, signals, ends
+):
+    for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit has one for each
+        signal.signal(number, lambda *arguments: pytest.fail("somebody else's handler was called"))
+    warned_at(7, monkeypatch, *signals)
+    with pytest.raises(ends) if ends else nullcontext() as raised:
+        train(compose(*tiny, "model=rnn"), tmp_path)
+    assert raised is None or raised.type is ends
+    assert signal.getsignal(signal.SIGTERM) != signal.SIG_IGN

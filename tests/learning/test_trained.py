@@ -7,12 +7,15 @@ import pytest
 import torch
 
 import fwrnn
-from fwrnn.commands.train import train
+from fwrnn.commands.train import resumed_config, train
 from fwrnn.errors import UserError
-from fwrnn.learning.assembly import load_run
+from fwrnn.learning.assembly import assemble, config_of, load_run
 from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import FOLDER, shipped
+from fwrnn.learning.supervised import Supervised
 from fwrnn.learning.supervised.scoring import evaluate
+from fwrnn.reading import read_yaml
 from tests.commands.compose import compose
 from tests.conftest import TINY
 
@@ -99,3 +102,47 @@ def test_players_say_what_to_call_instead(tmp_path):
 def test_an_unknown_run_is_told_what_ships():
     with pytest.raises(UserError, match="did you mean 'retrieval'"):
         fwrnn.load("retreival")
+
+
+def test_what_a_strangers_run_says_of_a_cache_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["task=facial_expression", "model=multilevel", "task.cache_dir=there"]
+    RunFolder("run").write_config(compose(*words))
+    saved = RunFolder("run").read_config()
+    assert config_of("run").task.cache_dir is None
+    assert resumed_config(saved, []).task.cache_dir is None
+    assert resumed_config(saved, ["task.cache_dir=here"]).task.cache_dir == "here"
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / f"{0:032x}.npz").touch()  # somebody trained with it here
+    assert config_of("run").task.cache_dir == resumed_config(saved, []).task.cache_dir == "there"
+
+
+@pytest.fixture
+def made_on(monkeypatch) -> list[str]:
+    """The devices that networks are made on: on "meta" they take no memory."""
+    devices, network = [], Supervised.network
+
+    def recorded(self, model, spec):
+        devices.append(torch.empty(0).device.type)
+        return network(self, model, spec)
+
+    monkeypatch.setattr(Supervised, "network", recorded)
+    return devices
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "embedding_size"])
+def test_weights_of_another_size_are_refused_before_the_model_takes_memory(tmp_path, key, made_on):
+    train(compose(*TINY, "model=lstm", "trainer.max_updates=1"), tmp_path)
+    assert made_on == ["meta", "cpu"]
+    size = read_yaml(tmp_path / "config.yaml")["model"][key]
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace(f"{key}: {size}", f"{key}: {size + 1}"))
+    with pytest.raises(UserError, match=r"best\.pt does not fit the model of .*config\.yaml"):
+        load_run(tmp_path)
+    assert made_on == ["meta", "cpu", "meta"]
+
+
+def test_a_model_that_is_larger_than_the_memory_is_refused_before_it_takes_it(made_on):
+    with pytest.raises(UserError, match=r"it has [\d,]+ GiB of weights"):
+        assemble(compose(*TINY, "model=lstm", "model.hidden_size=3000000"))
+    assert made_on == ["meta"]
