@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fwrnn.config import GROUPS, TASKS, Config, known_keys, network_label, read_config
-from fwrnn.errors import UserError, suggestion
+from fwrnn.errors import RunFailed, UserError, suggestion
 from fwrnn.files import unwritable
 from fwrnn.registry import brought_configurations
 
@@ -189,6 +189,11 @@ def run_with_hydra(
     except SystemExit:
         if not failures:
             raise
+    except RuntimeError as error:
+        if type(error).__module__.partition(".")[0] not in ("submitit", "joblib"):
+            raise
+        reason = " ".join(str(error).partition("\nError stream")[0].split())
+        raise RunFailed(f"a process ended before its job: {reason}") from error
     except OSError as error:  # Hydra makes the folders
         instead = "hydra.run.dir=DIR chooses another folder, hydra.sweep.dir=DIR that of a sweep"
         raise unwritable(error.filename or "outputs", error, instead) from error

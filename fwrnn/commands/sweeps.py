@@ -101,6 +101,16 @@ class Sweep:
         finally:
             signal.signal(signal.SIGINT, before)
 
+    def settle(self) -> None:
+        """Note as interrupted what is said to run and has nobody who works on it."""
+
+        def note(content: dict) -> None:
+            for job in content["jobs"].values():
+                if job["state"] == "running" and not holder(Path(job["folder"] or "")):
+                    job["state"] = "interrupted"
+
+        self._change(note)
+
     def _running(self) -> list[Path]:
         """The folders of the jobs that are said to run."""
         jobs = self.read()["jobs"].values()

@@ -17,7 +17,7 @@ from fwrnn.commands.composition import Job, changed, help_text, planned, run_wit
 from fwrnn.commands.sweeps import Sweep, quoted
 from fwrnn.config import Config, migrated, read_config
 from fwrnn.console import in_file, on_terminal
-from fwrnn.errors import Interrupted, UserError
+from fwrnn.errors import Interrupted, RunFailed, UserError
 from fwrnn.learning.claim import Taken, claimed, holder
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ def _sweep(argv: list[str]) -> int:
     except KeyboardInterrupt as error:
         words = begun[0].summary()[0] if begun else "interrupted"
         raise Interrupted(words, getattr(error, "signal", SIGINT)) from error
+    except RunFailed as error:  # killed, or out of memory; those beside it may go on
+        if not begun:
+            raise
+        print(f"fwrnn: {error}", file=sys.stderr)
+        begun[0].settle()
     if not begun:
         return 0  # somebody asked for the configuration alone
     words, status = begun[0].summary()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
@@ -147,6 +148,30 @@ def test_every_launcher_has_the_same_status_and_record(
             loky.get_reusable_executor().shutdown(kill_workers=True)
     assert states(tmp_path / "sweep") == ["done", "failed"]
     assert "1 done, 1 failed" in capsys.readouterr().err
+
+
+def test_a_process_that_is_killed_is_told_in_a_line_and_its_job_can_go_on(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    class UncompletedJobError(RuntimeError):
+        __module__ = "submitit.core.utils"
+
+    def launch(launcher, jobs, initial_job_idx):
+        Sweep("sweep").set(list(jobs[0]), state="running", folder="sweep/nobody")
+        raise UncompletedJobError("Job 1_0 has not\nany output (state: KILLED)\nError stream …")
+
+    monkeypatch.chdir(tmp_path)
+    name = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    monkeypatch.setattr(Plugins.instance().class_name_to_class[name], "launch", launch)
+    assert main(["train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "fwrnn: a process ended before its job: Job 1_0 has not any output (state: KILLED)" in said
+    )
+    assert "2 jobs in sweep: 1 interrupted, 1 waiting" in said
+    assert "go on with: fwrnn sweep resume sweep" in said
+    assert "stream" not in said
+    assert states(tmp_path / "sweep") == ["interrupted", "waiting"]
 
 
 def test_latest_is_the_run_that_was_worked_on_last_and_has_not_ended(
