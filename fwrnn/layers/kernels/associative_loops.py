@@ -18,11 +18,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, types
 
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
-from fwrnn.layers.kernels.simd import fma, load, store
+from fwrnn.layers.kernels.simd import fma, inner, load, store
 
 COUNTERS = ("next_block", "next_slot")
 CONSTANTS = (
@@ -43,19 +43,19 @@ def work_rows(heads: int) -> int:
     return 2 * (1 + 8 * heads) + 8
 
 
-@njit
+@inner
 def _square(real, imaginary):
     return fma(real, real, imaginary * imaginary)
 
 
-@njit
+@inner
 def _shrink(array, square):
     """1 / max(1, |z|) from |z|²."""
     one = simd.number(array, 1)
     return one / simd.sqrt(one + simd.relu(square - one))
 
 
-@njit
+@inner
 def _bound(source, at, row, target, to):
     """z / max(1, |z|) of the complex numbers at ``at``."""
     lanes = simd.width(source)
@@ -66,7 +66,7 @@ def _bound(source, at, row, target, to):
         store(target, to + row + i, imaginary * factor)
 
 
-@njit
+@inner
 def _bound_back(values, at, row, grads, grad_at, target, to):
     """From the gradient of ``_bound`` to that of z, which lies at ``at``."""
     lanes = simd.width(values)
@@ -82,13 +82,13 @@ def _bound_back(values, at, row, grads, grad_at, target, to):
         store(target, to + row + i, (grad_imaginary - imaginary * along) * factor)
 
 
-@njit
+@inner
 def _sigmoid(array, value):
     half = simd.number(array, 0.5)
     return fma(simd.tanh(value * half), half, half)
 
 
-@njit
+@inner
 def _activate(c, affine, at, work, gates, vectors, row):
     """The gates as σ, and the vectors bound, of the affine map at ``at``."""
     lanes, gated = simd.width(work), (1 + 2 * c.heads) * row
@@ -98,7 +98,7 @@ def _activate(c, affine, at, work, gates, vectors, row):
         _bound(affine, at + gated + k, row, work, vectors + k)
 
 
-@njit
+@inner
 def _gate_updates(c, work, gates, vectors, row):
     """u_k ← g_i ⊙ u_k, in place."""
     lanes = simd.width(work)
@@ -110,7 +110,7 @@ def _gate_updates(c, work, gates, vectors, row):
             store(work, update + row + i, load(work, update + row + i) * factor)
 
 
-@njit
+@inner
 def _write(c, permutations, work, gates, vectors, cells, before, after, row):
     """c_s ← g_f ⊙ c_s + Σ_k (P_s r_i) ⊛ (g_i ⊙ u)."""
     lanes = simd.width(work)
@@ -131,7 +131,7 @@ def _write(c, permutations, work, gates, vectors, cells, before, after, row):
             store(cells, new + row + here, imaginary)
 
 
-@njit
+@inner
 def _read(c, permutations, work, vectors, cells, at, found, found_at, row):
     """mean_s (P_s r_o) ⊛ c_s for every head."""
     lanes = simd.width(work)
@@ -151,7 +151,7 @@ def _read(c, permutations, work, vectors, cells, at, found, found_at, row):
             store(found, target + row + here, imaginary * share)
 
 
-@njit
+@inner
 def _places(c, t, block, slot, row):
     """Where a block has its affine map, what it found, and its cells before and after step t."""
     nth = t * c.blocks + block if c.save else slot
@@ -161,7 +161,7 @@ def _places(c, t, block, slot, row):
     return nth * (1 + 8 * c.heads) * row, nth * 2 * c.heads * row, before, after
 
 
-@njit
+@inner
 def _forward_block(c, kind, block, slot):
     """A block of sequences from its first step to its last."""
     drive, weight, states = v.array(c.drive, kind), v.array(c.weight, kind), v.array(c.states, kind)
@@ -196,7 +196,7 @@ def _forward_block(c, kind, block, slot):
         v.put(False, work, hidden, units, sequences, states, step * units)
 
 
-@njit
+@inner
 def _product_back(work, key, values, cell, grads, grad, row, here, there, share):
     """Of p = a ⊛ b, with a at ``key``: the gradients of a and of b, from that of p."""
     a, b = load(work, key + there), load(work, key + row + there)
@@ -205,13 +205,13 @@ def _product_back(work, key, values, cell, grads, grad, row, here, there, share)
     return fma(x, p, y * q), x * q - y * p, fma(a, p, b * q), a * q - b * p
 
 
-@njit
+@inner
 def _add_at(array, at, row, real, imaginary):
     store(array, at, load(array, at) + real)
     store(array, at + row, load(array, at + row) + imaginary)
 
 
-@njit
+@inner
 def _opened_back(work, gate, values, at, grad_at, to_gate, to, row):
     """From the gradient of σ ⊙ bound(z), with σ at ``gate`` and z of ``values``: to both."""
     lanes = simd.width(work)
@@ -227,7 +227,7 @@ def _opened_back(work, gate, values, at, grad_at, to_gate, to, row):
     _bound_back(values, at, row, work, to, work, to)
 
 
-@njit
+@inner
 def _step_back(c, kind, t, block, work, gates, row):
     """From the gradient of h(t) to that of the affine map; that of the cells, in place."""
     affine, permutations = v.array(c.affine, kind), v.array(c.permutations, types.int64)
@@ -290,7 +290,7 @@ def _step_back(c, kind, t, block, work, gates, row):
         store(work, grads + i, to_gate * forget * (one - forget))
 
 
-@njit
+@inner
 def _backward_block(c, kind, block, slot):
     """The gradients of a block, from its last step to its first; that of the cells in place."""
     weight, work = v.array(c.weight, kind), v.array(c.work, kind)

@@ -23,13 +23,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, types
 
 from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.cpu_vectors import GROUP
-from fwrnn.layers.kernels.simd import broadcast, load, store
+from fwrnn.layers.kernels.simd import broadcast, inner, load, store
 
 # What a call passes to the loops, each a 64-bit integer: counters that the threads share, sizes and
 # switches, and the addresses of arrays, 0 for none.
@@ -63,7 +63,7 @@ def work_rows(
     return constants + 2 * past + 10 + matrix * (3 * units + 2 * chunk * inner_steps)
 
 
-@njit
+@inner
 def _constants(c, kind, slot, transposed):
     """What is learned, as arrays: W, and the gain, the shift and the gain of what is read.
 
@@ -92,7 +92,7 @@ def _constants(c, kind, slot, transposed):
     return padded, gains, v.array(end - 2 * row * size, kind), v.array(end - row * size, kind)
 
 
-@njit
+@inner
 def _running(c, kind, first, t):
     """Positive in the lanes whose sequence has a step t."""
     lengths = v.array(c.lengths, kind)
@@ -100,7 +100,7 @@ def _running(c, kind, first, t):
     return length - simd.number(lengths, t)
 
 
-@njit
+@inner
 def _take_memory(c, kind, first, sequences, transposed, work, matrix):
     """The given matrices A, or along the units of one sequence Aᵀ if that is asked for."""
     memory, units = v.array(c.memory, kind), c.units
@@ -116,7 +116,7 @@ def _take_memory(c, kind, first, sequences, transposed, work, matrix):
             v.pad(memory, (first * units + i) * units, units, work, matrix + i * row)
 
 
-@njit
+@inner
 def _put_matrix(c, work, matrix, first, sequences, target):
     """The matrices of a block into (B, H, H)."""
     units = c.units
@@ -129,7 +129,7 @@ def _put_matrix(c, work, matrix, first, sequences, target):
         v.put(True, work, matrix + i * row, units, 1, target, (first * units + i) * units)
 
 
-@njit
+@inner
 def _forward_block(c, kind, constants, block, slot):
     """One block of sequences from its first step to its last."""
     drive, trail = v.array(c.drive, kind), v.array(c.trail, kind)
@@ -217,7 +217,7 @@ def _forward_block(c, kind, constants, block, slot):
         v.put(along, work, new, units, sequences, trail, (step + c.batch) * units)
 
 
-@njit
+@inner
 def _backward_block(c, kind, constants, block, slot):
     """The gradients of one block, from its last step to its first."""
     trail = v.array(c.trail, kind)
@@ -362,7 +362,7 @@ def _backward_block(c, kind, constants, block, slot):
             by_block[block * 3 * units + i] = found
 
 
-@njit
+@inner
 def sum_blocks(c, kind, address, rows, which):
     """The sum over all blocks, always in their order, of one of the ``rows`` each has of units."""
     if address:

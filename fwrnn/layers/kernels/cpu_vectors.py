@@ -9,7 +9,7 @@ register, and the numbers past H are kept at zero.
 All arrays are flat, and a name that ends in ``_at`` is where in its array something starts.
 """
 
-from numba import carray, njit
+from numba import carray
 
 from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT
 from fwrnn.layers.kernels import simd
@@ -17,6 +17,7 @@ from fwrnn.layers.kernels.simd import (
     MANY,
     broadcast,
     fma,
+    inner,
     load,
     load_1,
     load_2,
@@ -28,13 +29,13 @@ from fwrnn.layers.kernels.simd import (
 GROUP = 4  # past states attended to at once; rows up to the next multiple exist and are finite
 
 
-@njit
+@inner
 def array(address, kind):
     """The numbers from ``address`` on; their count is not known here."""
     return carray(simd.at_address(address, kind), 1 << 60)
 
 
-@njit
+@inner
 def take(along, source, start, units, sequences, target, at):
     """(sequence, unit) rows of ``source`` as one vector; what has no sequence or unit becomes 0."""
     if along:
@@ -43,7 +44,7 @@ def take(along, source, start, units, sequences, target, at):
         transpose(source, start, units, units, sequences, target, at, simd.width(source))
 
 
-@njit
+@inner
 def pad(source, start, units, target, at):
     lanes = simd.width(source)
     whole = units // lanes * lanes
@@ -55,7 +56,7 @@ def pad(source, start, units, target, at):
             target[at + i] = source[start + i]
 
 
-@njit
+@inner
 def transpose(source, start, down, columns, rows, target, at, across):
     """``rows`` rows of ``columns`` numbers, ``down`` apart → as many columns, ``across`` apart.
 
@@ -76,7 +77,7 @@ def transpose(source, start, down, columns, rows, target, at, across):
                 target[at + u * across + k] = found
 
 
-@njit
+@inner
 def transpose_square(source, start, down, units, target, at, row):
     """A matrix with rows ``down`` apart → its transpose, with padded rows ``row`` apart."""
     lanes = simd.width(source)
@@ -85,7 +86,7 @@ def transpose_square(source, start, down, units, target, at, row):
         transpose(source, start + first * down, down, units, rows, target, at + first, row)
 
 
-@njit
+@inner
 def put(along, source, at, units, sequences, target, start):
     """A vector as (sequence, unit) rows of ``target``, for the sequences and units that it has."""
     lanes = simd.width(source)
@@ -110,14 +111,14 @@ def put(along, source, at, units, sequences, target, start):
                 target[start + k * units + u] = source[at + u * lanes + k]
 
 
-@njit
+@inner
 def copy(source, at, target, to, count):
     lanes = simd.width(source)
     for i in range(count):
         store(target, to + i * lanes, load(source, at + i * lanes))
 
 
-@njit
+@inner
 def add(source, at, target, to, count):
     lanes = simd.width(source)
     for i in range(count):
@@ -125,21 +126,21 @@ def add(source, at, target, to, count):
         store(target, here, load(target, here) + load(source, at + i * lanes))
 
 
-@njit
+@inner
 def clear(target, at, count):
     lanes = simd.width(target)
     for i in range(count):
         store(target, at + i * lanes, simd.zero(target))
 
 
-@njit
+@inner
 def scale(source, at, factor, target, to, count):
     lanes = simd.width(source)
     for i in range(count):
         store(target, to + i * lanes, load(source, at + i * lanes) * factor)
 
 
-@njit
+@inner
 def keep(gate, target, at, count):
     """Zero in the lanes where ``gate`` is not positive, whatever was there."""
     lanes = simd.width(target)
@@ -147,7 +148,7 @@ def keep(gate, target, at, count):
         store(target, i, simd.where_positive(gate, load(target, i)))
 
 
-@njit
+@inner
 def stop(running, work, new, previous, count):
     """Lanes that do not run keep their previous state."""
     lanes = simd.width(work)
@@ -158,7 +159,7 @@ def stop(running, work, new, previous, count):
         store(work, new + i, value + kept)
 
 
-@njit
+@inner
 def activate(source, at, target, to, count, tanh):
     lanes = simd.width(source)
     for i in range(count):
@@ -166,7 +167,7 @@ def activate(source, at, target, to, count, tanh):
         store(target, to + i * lanes, simd.tanh(value) if tanh else simd.relu(value))
 
 
-@njit
+@inner
 def activate_back(output, at, grad_at, to, count, tanh):
     """From the gradient of f(z), at ``grad_at``, to that of z, added at ``to``."""
     lanes = simd.width(output)
@@ -175,7 +176,7 @@ def activate_back(output, at, grad_at, to, count, tanh):
         store(output, to + k, load(output, to + k) + grad)
 
 
-@njit
+@inner
 def _slope(output, gradient, tanh):
     """The gradient before the non-linearity, from the output of it and the gradient after it."""
     if tanh:
@@ -183,13 +184,13 @@ def _slope(output, gradient, tanh):
     return simd.where_positive(output, gradient)
 
 
-@njit
+@inner
 def _across(along, value):
     """Sums that were taken lane by lane, in all lanes: over the units of one sequence."""
     return simd.splat(simd.total(value)) if along else value
 
 
-@njit
+@inner
 def _across_4(along, rows):
     if along:
         a, b, c, d = rows
@@ -197,13 +198,13 @@ def _across_4(along, rows):
     return rows
 
 
-@njit
+@inner
 def _of_unit(along, values, i):
     """A number of unit i for all sequences; or along the units, those of register i."""
     return load(values, i * simd.width(values)) if along else broadcast(values, i)
 
 
-@njit
+@inner
 def _weight_rows(load_rows, weight, at, down, across, columns, x, x_at, out, out_at):
     """Some rows of ``multiply``, as many as ``load_rows`` loads."""
     lanes = simd.width(x)
@@ -214,7 +215,7 @@ def _weight_rows(load_rows, weight, at, down, across, columns, x, x_at, out, out
     simd.store_rows(out, out_at, lanes, rows)
 
 
-@njit
+@inner
 def multiply(weight, down, across, rows, columns, x, x_at, out, out_at):
     """out += W x for many sequences, some rows of W at a time so that they share what is read of x.
 
@@ -235,7 +236,7 @@ def multiply(weight, down, across, rows, columns, x, x_at, out, out_at):
         _weight_rows(load_1, weight, i * down, down, across, columns, x, x_at, out, here)
 
 
-@njit
+@inner
 def _combine_rows(load_rows, matrix, at, row, units, x, x_at, factor, out, out_at):
     """Some registers of ``combine``, as many as ``load_rows`` loads."""
     lanes = simd.width(x)
@@ -245,7 +246,7 @@ def _combine_rows(load_rows, matrix, at, row, units, x, x_at, factor, out, out_a
     simd.store_rows(out, out_at, lanes, rows)
 
 
-@njit
+@inner
 def combine(matrix, at, row, units, x, x_at, factor, out, out_at):
     """out += factor · Σ_j x_j M_j for one sequence: Mᵀ x, of the rows of M, ``row`` apart."""
     lanes = simd.width(x)
@@ -267,7 +268,7 @@ def combine(matrix, at, row, units, x, x_at, factor, out, out_at):
         _combine_rows(load_1, matrix, at + here, row, units, x, x_at, factor, out, out_at + here)
 
 
-@njit
+@inner
 def attend(along, past, past_at, rows, strengths, strengths_at, query_at, out, out_at, count):
     """out += Σ_r strength_r h_r (h_r · query) over the ``rows`` states at ``past_at``.
 
@@ -287,7 +288,7 @@ def attend(along, past, past_at, rows, strengths, strengths_at, query_at, out, o
             store(out, out_at + i, value)
 
 
-@njit
+@inner
 def attend_back(
     along, past, past_at, grad_past_at, rows, strengths, strengths_at, query_at, grad_at, out_at,
     count,
@@ -317,7 +318,7 @@ def attend_back(
             simd.store_rows(past, grads_at + i, row, grads)
 
 
-@njit
+@inner
 def normalise(along, z, z_at, count, units):
     """Layer normalisation of z in place, before gain and bias; returns 1 / standard deviation."""
     lanes = simd.width(z)
@@ -341,7 +342,7 @@ def normalise(along, z, z_at, count, units):
     return factor
 
 
-@njit
+@inner
 def outer_activation(along, layer_norm, tanh, normed, at, gain, shift, out, out_at, count):
     """out = f(g z + b) with layer normalisation, f(z) without."""
     lanes = simd.width(normed)
@@ -352,7 +353,7 @@ def outer_activation(along, layer_norm, tanh, normed, at, gain, shift, out, out_
         store(out, out_at + i * lanes, simd.tanh(value) if tanh else simd.relu(value))
 
 
-@njit
+@inner
 def outer_activation_back(
     along, layer_norm, tanh, normed, at, factor, gain, work, out_at, grad_at, total_at, count, units
 ):
@@ -389,7 +390,7 @@ def outer_activation_back(
                 work[grad_at + k] = 0
 
 
-@njit
+@inner
 def per_direction(along, query, at, count, units):
     """1 / (H · rms(q)) in each lane, by which what is found is multiplied."""
     lanes = simd.width(query)
@@ -400,13 +401,13 @@ def per_direction(along, query, at, count, units):
     return simd.number(query, 1) / simd.sqrt(total * simd.number(query, units))
 
 
-@njit
+@inner
 def _bound(along, squares, limit):
     """1 / √(1 + mean z² / 4), by which what is found is bounded, from the squares' sums."""
     return simd.sqrt(limit / (_across(along, squares) + limit))
 
 
-@njit
+@inner
 def add_read(along, plain, query, asked, read_gain, saved, found, to, count, units):
     """What is at ``to`` += g ⊙ z / √(1 + mean z² / 4), z = A q / (H · rms(q)).
 
@@ -432,7 +433,7 @@ def add_read(along, plain, query, asked, read_gain, saved, found, to, count, uni
         store(saved, to + k, value)
 
 
-@njit
+@inner
 def read_back(
     along, plain, saved, found, read_gain, work, grad, query, total, to, grad_query, count, units
 ):
@@ -474,7 +475,7 @@ def read_back(
         store(work, grad_query + k, fma(product, load(work, query + k), load(work, grad_query + k)))
 
 
-@njit
+@inner
 def matrix_times(matrix, at, down, across, units, factor, x_at, out, out_at):
     """out_i += factor · Σ_j M_ij x_j for each of many sequences: each has an M of its own.
 
@@ -501,7 +502,7 @@ def matrix_times(matrix, at, down, across, units, factor, x_at, out, out_at):
         store(out, here, fma(value, factor, load(out, here)))
 
 
-@njit
+@inner
 def _fold_rows(
     load_rows, along, work, at, remaining, left_at, i, right_at,
     weights, weights_at, step, terms, row,
@@ -517,7 +518,7 @@ def _fold_rows(
     simd.store_rows(work, at, lanes, rows)
 
 
-@njit
+@inner
 def fold(
     along, work, at, remaining, left_at, right_at, weights, weights_at, step, terms, count, units
 ):
@@ -546,7 +547,7 @@ def fold(
             here, right = here + lanes, right + lanes
 
 
-@njit
+@inner
 def fold_back(
     along, work, grad_at, both_at, past_at, grad_past_at, strengths, strengths_at, rows_folded,
     count, units,

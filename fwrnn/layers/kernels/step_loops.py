@@ -13,13 +13,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, types
 
 from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_loops, simd
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels.cpu_vectors import GROUP
-from fwrnn.layers.kernels.simd import load, store
+from fwrnn.layers.kernels.simd import inner, load, store
 
 COUNTERS = ("next_block", "next_slot", "blocks_done")
 # ``past`` states were written before. ``wide`` is the numbers in the padded rows of C.
@@ -66,7 +66,7 @@ def work_size(
     return rows * row + max(wide, row) + lanes + weights + own
 
 
-@njit
+@inner
 def _row_sums(matrix, at, columns, x, x_at, whole):
     """Four rows' products with x, lane by lane."""
     lanes = simd.width(x)
@@ -78,7 +78,7 @@ def _row_sums(matrix, at, columns, x, x_at, whole):
     return sums
 
 
-@njit
+@inner
 def _dots(matrix, start, rows, columns, x, x_at, factor, out, out_at):
     """out += factor · M x for the matrix at ``start``, rows not padded, and x as ``_edged`` has it.
 
@@ -103,7 +103,7 @@ def _dots(matrix, start, rows, columns, x, x_at, factor, out, out_at):
         out[out_at + i] += factor * total
 
 
-@njit
+@inner
 def _short_sums(matrix, at, columns, x, x_at):
     """Four rows' products with x, of fewer numbers than a register has."""
     a = b = c = d = x.dtype.type(0)
@@ -116,7 +116,7 @@ def _short_sums(matrix, at, columns, x, x_at):
     return a, b, c, d
 
 
-@njit
+@inner
 def _edged(source, start, columns, target, at):
     """A vector for ``_dots``: the last register ends where the vector does, less what came before.
 
@@ -135,7 +135,7 @@ def _edged(source, start, columns, target, at):
             target[i + at] = 0
 
 
-@njit
+@inner
 def _copy_numbers(source, start, numbers, target, at):
     """Neighbours in memory, in whole registers but for the last."""
     lanes = simd.width(source)
@@ -145,7 +145,7 @@ def _copy_numbers(source, start, numbers, target, at):
         target[at + i] = source[start + i]
 
 
-@njit
+@inner
 def _take_constants(c, kind, work, at, row):
     """The rows that all sequences share: gain, shift, read gain and the sum of the biases."""
     if c.gain:
@@ -164,7 +164,7 @@ def _take_constants(c, kind, work, at, row):
                 work[at + 3 * row + i] = one[i] + other[i]
 
 
-@njit
+@inner
 def _learned(c, kind, constants):
     """Gain, shift and read gain as arrays of their own."""
     lanes, step = simd.width(v.array(c.work, kind)), c.count * simd.VECTOR_BYTES
@@ -172,7 +172,7 @@ def _learned(c, kind, constants):
     return v.array(start, kind), v.array(start + step, kind), v.array(start + 2 * step, kind)
 
 
-@njit
+@inner
 def _take_past(c, kind, block, work, past, weights):
     """The written states as padded rows, and their strengths, the last first, before ``weights``.
 
@@ -185,7 +185,7 @@ def _take_past(c, kind, block, work, past, weights):
     _take_strengths(c, kind, block, work, weights)
 
 
-@njit
+@inner
 def _take_strengths(c, kind, block, work, weights):
     strengths = v.array(c.strengths, kind)
     for n in range(c.past):
@@ -194,7 +194,7 @@ def _take_strengths(c, kind, block, work, weights):
         work[weights - n] = 0
 
 
-@njit
+@inner
 def _take_bracket(c, kind, block, work, bias, edged, saved, to):
     """W h + C x + biases, given or made here."""
     if c.bracket:
@@ -211,13 +211,13 @@ def _take_bracket(c, kind, block, work, bias, edged, saved, to):
         _dots(weight, 0, c.units, c.units, work, edged, one, saved, to)
 
 
-@njit
+@inner
 def _fade(c, kind, block):
     """What is left of the given matrix."""
     return v.array(c.fade, kind)[block] if c.folded else v.array(c.rule, kind)[3]
 
 
-@njit
+@inner
 def _age(c, kind, work, weights):
     """Strengths as the new state's write leaves them, its own behind them."""
     rule = v.array(c.rule, kind)
@@ -226,7 +226,7 @@ def _age(c, kind, work, weights):
     work[weights - c.past] = rule[1]
 
 
-@njit
+@inner
 def _append(c, kind, block, work, past, weights):
     """The memory with one more state."""
     units, more = c.units, c.past + 1
@@ -244,7 +244,7 @@ def _append(c, kind, block, work, past, weights):
     v.array(c.new_fade, kind)[block] = fade * v.array(c.rule, kind)[0]
 
 
-@njit
+@inner
 def _fold(c, kind, block, work, past, weights, matrix):
     """The memory as a matrix."""
     row, units = c.count * simd.width(work), c.units
@@ -265,7 +265,7 @@ def _fold(c, kind, block, work, past, weights, matrix):
     v.array(c.new_fade, kind)[block] = v.array(c.rule, kind)[3]
 
 
-@njit
+@inner
 def _places(c, work, slot):
     """Where things lie in a thread's work: constants, an edged vector, strengths, past states."""
     lanes = simd.width(work)
@@ -277,7 +277,7 @@ def _places(c, work, slot):
     return constants, edged, strengths + c.past + GROUP, past
 
 
-@njit
+@inner
 def _forward_block(c, kind, block, slot):
     """The step of one sequence."""
     work, saved = v.array(c.work, kind), v.array(c.saved if c.save else c.work, kind)
@@ -331,7 +331,7 @@ def _forward_block(c, kind, block, slot):
         _append(c, kind, block, work, past, weights)
 
 
-@njit
+@inner
 def _backward_block(c, kind, block, slot):
     """The gradients of one sequence's step."""
     work, saved = v.array(c.work, kind), v.array(c.saved, kind)
@@ -423,7 +423,7 @@ def _backward_block(c, kind, block, slot):
             v.put(True, work, totals + i * row, units, 1, by_block, here)
 
 
-@njit
+@inner
 def _take_rows(address, c, kind, block, work, to):
     """A sequence's matrix, its rows padded."""
     source, row = v.array(address, kind), c.count * simd.width(work)
@@ -431,7 +431,7 @@ def _take_rows(address, c, kind, block, work, to):
         v.pad(source, (block * c.units + i) * c.units, c.units, work, to + i * row)
 
 
-@njit
+@inner
 def _take_gradient(c, kind, block, work, past, grad_past, grad_matrix, both, weights, grad):
     """The gradients of the new state, at ``grad``, and of the past ones by way of the memory."""
     row, units, count = c.count * simd.width(work), c.units, c.count
@@ -454,7 +454,7 @@ def _take_gradient(c, kind, block, work, past, grad_past, grad_matrix, both, wei
     v.add(work, grad_past + c.past * row, work, grad, count)
 
 
-@njit
+@inner
 def _put_grad_folded(c, kind, block, work, grad_matrix, lefts, rights):
     """The gradient of the matrix that was read from, and went on fading into the next."""
     row, units, rule = c.count * simd.width(work), c.units, v.array(c.rule, kind)
