@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fwrnn.layers import IRNN, AssociativeLSTM
+from fwrnn.layers.kernels import associative
 
 
 def test_irnn_starts_from_half_the_identity_and_is_relu():
@@ -94,6 +95,21 @@ def test_the_fused_associative_lstm_follows_no_address_blindly():
             layer(x, given)
     output, _ = layer(x[:, :1], state)  # one input for two states is PyTorch's broadcasting
     assert output.shape == (5, 2, 4)
+
+
+@pytest.mark.parametrize("place", ["hidden", "copies", "half", "permutations"])
+def test_the_fused_associative_lstm_is_not_given_what_leads_out_of_its_arrays(place, monkeypatch):
+    layer = AssociativeLSTM(3, 4)
+    x, (hidden, cells) = torch.randn(5, 2, 3), layer(torch.randn(5, 2, 3))[1]
+    monkeypatch.setattr(associative._Recurrence, "apply", lambda *all: pytest.fail("it was given"))
+    if place == "hidden":
+        hidden = torch.randn(2, 8)
+    elif place == "permutations":  # of a file of weights
+        layer.permutations[1, 0] = 10**9
+    else:
+        cells = torch.randn(2, 5, 2, 2) if place == "copies" else torch.randn(2, 4, 4, 2)
+    with pytest.raises((RuntimeError, IndexError), match="size|shapes|range"):
+        layer(x, (hidden, cells))
 
 
 def test_derivatives_of_the_associative_lstm():

@@ -29,13 +29,13 @@ def recurrence(
         permutations: (copies, H/2).
     """
     inputs = steps, weight, hidden, cells
-    if not _reach(*inputs, permutations) or not _work(eager, *inputs, permutations):
-        return eager(*inputs, permutations)
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     try:
-        return _Recurrence.apply(*inputs, permutations, eager, save)
+        if _reach(*inputs, permutations) and _work(eager, *inputs, permutations):
+            save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+            return _Recurrence.apply(*inputs, permutations, eager, save)
     except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
-        return eager(*inputs, permutations)
+        pass
+    return eager(*inputs, permutations)
 
 
 def _reach(*tensors: Tensor) -> bool:
@@ -45,11 +45,27 @@ def _reach(*tensors: Tensor) -> bool:
         not is_observed(steps)
         and steps.dtype in cpu.DTYPES
         and steps.numel() > 0
-        and steps.shape[1] == len(hidden) == len(cells)  # else it is for PyTorch to say
         and all(tensor.device.type == "cpu" for tensor in tensors)
         and all(tensor.dtype == steps.dtype for tensor in tensors[:-1])
         and all(unpack_dual(tensor).tangent is None for tensor in tensors[:-1])
         and cpu.is_installed()
+        and _fit(*tensors)  # else it is for PyTorch to say
+    )
+
+
+def _fit(
+    steps: Tensor, weight: Tensor, hidden: Tensor, cells: Tensor, permutations: Tensor
+) -> bool:
+    """Whether the sizes go together, and no permutation leads out of a row: the loops, which look
+    at neither, would read and write elsewhere."""
+    copies, half = permutations.shape
+    return (
+        steps.dim() == 3
+        and weight.shape == (steps.shape[2], 2 * half)
+        and hidden.shape == (steps.shape[1], 2 * half)
+        and cells.shape == (steps.shape[1], copies, half, 2)
+        and permutations.dtype == torch.int64
+        and bool(((permutations >= 0) & (permutations < half)).all())
     )
 
 
