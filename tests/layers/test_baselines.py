@@ -112,6 +112,34 @@ def test_the_fused_associative_lstm_is_not_given_what_leads_out_of_its_arrays(pl
         layer(x, (hidden, cells))
 
 
+@pytest.mark.parametrize("batch", [2, 70])
+def test_the_associative_lstms_memories_may_be_changed_in_place(batch):
+    layer = AssociativeLSTM(3, 4)
+    _, (_, cells) = layer(torch.randn(5, batch, 3))
+    cells.mul_(0)
+    cells.sum().backward()
+    assert layer.input_map.weight.grad.abs().max() == 0
+
+
+class Severed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_the_associative_lstm_passes_on_that_there_is_no_gradient(create_graph):
+    layer = AssociativeLSTM(3, 4)
+    loss = Severed.apply(layer(torch.randn(5, 2, 3))[0]).sum()
+    weight = layer.hidden_map.weight
+    options = {"create_graph": create_graph, "allow_unused": True}
+    assert torch.autograd.grad(loss, weight, **options) == (None,)
+
+
 def test_derivatives_of_the_associative_lstm():
     layer = AssociativeLSTM(3, 4, 2, 2).double()
     x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)

@@ -122,6 +122,8 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_states, grad_cells):
         *inputs, permutations, states = ctx.saved_tensors[:6]
+        if grad_states is None and grad_cells is None:  # who came before had no gradients
+            return (None,) * (len(inputs) + len(NOTHING))
         if torch.is_grad_enabled():
             return *_eager_gradients(ctx, inputs, permutations, grad_states, grad_cells), *NOTHING
         (steps, weight, hidden, cells), plan = inputs, ctx.plan
@@ -166,7 +168,7 @@ class _Plan:
         self.sizes = columns, heads * 2 * half
         self.permutations = permutations.contiguous()
         size = loops.work_rows(heads) * half * self.lanes
-        self.work = self.empty(self.threads * size)
+        self.work_size = self.threads * size
         self.loops = cpu.compiled("associative_loops", self.dtype)
         self.numbers = (
             *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, count, self.batch, half,
@@ -196,11 +198,13 @@ class _Plan:
         return blocked.permute(0, 2, 4, 3, 1).contiguous()
 
     def in_rows(self, memory: Tensor) -> Tensor:
-        """The way back."""
-        return memory.permute(0, 4, 1, 3, 2).flatten(0, 1)[: self.batch].contiguous()
+        """The way back; no view as autograd sees it, which callers may not change in place."""
+        rows = memory.permute(0, 4, 1, 3, 2).flatten(0, 1)
+        return rows[: self.batch].contiguous().detach()
 
     def run(self, which: int, *tensors: Tensor | None) -> None:
         """Run loop 0 (forward) or 1 (backward); arrays in their order, less ``work``."""
         inputs, grads = tensors[:7], tensors[7:]
-        everything = (*inputs, self.work, *grads)
+        work = self.empty(self.work_size)  # of this call: another thread may go back with this plan
+        everything = (*inputs, work, *grads)
         cpu.call(self.loops[which], self.numbers, everything, self.arrays, self.threads)
