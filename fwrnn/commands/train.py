@@ -62,10 +62,11 @@ def _sweep(argv: list[str]) -> int:
     _interrupted.clear()
 
     def begin(folder: Path, apart: bool) -> None:
-        begun.append(Sweep(folder))
-        begun[0].begin(argv, planned(argv))
+        sweep = Sweep(folder)
+        sweep.begin(argv, planned(argv))
+        begun.append(sweep)
         if apart:
-            ending.enter_context(begun[0].saving_first())
+            ending.enter_context(sweep.saving_first())
 
     try:
         with ExitStack() as ending:

@@ -143,7 +143,7 @@ def evaluate_pairs(
         raise UserError(
             f"--pairs is for runs of associative retrieval, and task {settings.name} has no pairs"
         )
-    trained = settings.pairs
+    trained = config_of(run).task.pairs
     (config, kind, _, model, where), update = load_run(run, device, changes=changes)
     if examples is not None:
         settings = replace(settings, **{f"{split}_size": examples})

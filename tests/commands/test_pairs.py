@@ -41,6 +41,11 @@ def test_each_number_of_pairs_is_the_tasks_own_split(run):
     assert [row.get("reproduced") for row in rows] == [None, True, None]
 
 
+def test_pairs_set_to_another_number_are_not_those_of_the_training(run):
+    (row,) = evaluate_pairs(run, [2], changes=["task.pairs=2"])
+    assert (row["pairs"], row["trained_pairs"]) == (2, 4)
+
+
 def test_rows_for_people_and_for_machines(run, capsys):
     assert main(["evaluate", run, "--pairs", "1-5"]) == 0
     text = capsys.readouterr().out

@@ -14,8 +14,10 @@ from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
+from fwrnn.commands import sweeps
 from fwrnn.commands.composition import check_recorded, explain
 from fwrnn.commands.sweeps import Sweep
+from fwrnn.errors import RunFailed
 
 ROOT = Path(__file__).parents[2]
 GRID = ["model=rnn,lstm", "seed=0,1"]
@@ -172,6 +174,20 @@ def test_a_process_that_is_killed_is_told_in_a_line_and_its_job_can_go_on(
     assert "go on with: fwrnn sweep resume sweep" in said
     assert "stream" not in said
     assert states(tmp_path / "sweep") == ["interrupted", "waiting"]
+
+
+def test_a_sweep_whose_record_cannot_be_written_is_one_line(tiny, tmp_path, monkeypatch, capsys):
+    full = RunFailed("could not write sweep.json: No space left on device")
+    writes = iter([full])  # after which somebody frees some space
+
+    def write(*arguments):
+        for error in writes:
+            raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeps, "write_whole", write)
+    assert main(["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]) == 1
+    assert capsys.readouterr().err == f"fwrnn: {full}\n"
 
 
 def test_latest_is_the_run_that_was_worked_on_last_and_has_not_ended(
