@@ -171,6 +171,13 @@ def test_jobs_of_a_sweep_that_left_no_run_are_listed(tmp_path):
     assert states["failed"].words == "no data" and len(states) == 3
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["long", "zero"])
+def test_a_sweep_may_name_what_no_folder_is_called(name, tmp_path):
+    jobs = {"seed=0": {"state": "failed", "cause": "no data", "folder": name}}
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    assert [(each.state, each.words) for each in find([tmp_path])] == [("failed", "no data")]
+
+
 def test_a_run_that_is_worked_on_is_running_whatever_its_sweep_says(tmp_path):
     (write_run(tmp_path / "run") / "metrics.json").unlink()
     jobs = {"seed=0": {"state": "failed", "cause": "diverged", "folder": "x/run"}}
