@@ -1,7 +1,10 @@
 """The layers that fast weights are compared with."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from torch import Tensor
 
 from fwrnn.layers import IRNN, AssociativeLSTM
 from fwrnn.layers.kernels import associative
@@ -119,6 +122,20 @@ def test_the_associative_lstms_memories_may_be_changed_in_place(batch):
     cells.mul_(0)
     cells.sum().backward()
     assert layer.input_map.weight.grad.abs().max() == 0
+
+
+def test_threads_that_go_back_at_once_through_the_associative_lstm_do_not_meet():
+    layer = AssociativeLSTM(3, 8)
+    output, _ = layer(torch.randn(20, 200, 3))
+    grads = torch.randn_like(output)
+
+    def back(_) -> Tensor:
+        (grad,) = torch.autograd.grad(output, layer.hidden_map.weight, grads, retain_graph=True)
+        return grad
+
+    wanted = back(0)
+    with ThreadPoolExecutor(3) as threads:
+        assert all(torch.equal(grad, wanted) for grad in threads.map(back, range(60)))
 
 
 class Severed(torch.autograd.Function):
