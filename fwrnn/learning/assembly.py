@@ -143,6 +143,8 @@ def _changed(values: dict, change: str) -> dict:
     group, _, key = path.partition(".")
     if group not in ("task", "model") or not key or not text:
         raise UserError(f"a setting is model.KEY=VALUE or task.KEY=VALUE, got '{change[:80]}'")
+    if key == "name":
+        raise UserError(f"{path} only names what was trained; set a key of it")
     return values | {group: values[group] | {key: read_value(text)}}
 
 

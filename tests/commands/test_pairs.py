@@ -84,6 +84,7 @@ def test_another_setting_changes_the_network_and_is_not_compared(run, capsys):
         ("trainer.seed=1", "model.KEY=VALUE or task.KEY=VALUE, got 'trainer.seed=1'"),
         ("model.decay=", "got 'model.decay='"),
         ("model.decay=[1", "'[1' is no value"),
+        ("model.name=lstm", "model.name only names what was trained"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_told(run, change, said, capsys):
