@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,7 +95,12 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     results = [json.loads(line) for line in kept.read_text().splitlines()]
     assert {result["layer"] for result in results} == set(battery.LAYERS) and len(results) == 2
     assert all("commit" in result for result in results)
-    assert "ours / `nn.RNN`" in (tmp_path / "battery.md").read_text()
+    deeper = [replace(trial, layers=2) for trial in trials]
+    monkeypatch.setattr(battery, "trials", lambda seeds, updates: deeper)
+    assert main(arguments) == 0
+    page = (tmp_path / "battery.md").read_text()
+    assert "ours / `nn.RNN`" in page
+    assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" in page
 
 
 def test_an_unknown_task_is_named(capsys):

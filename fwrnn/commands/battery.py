@@ -62,10 +62,11 @@ def main(argv: list[str]) -> int:
         and (not options.steps or trial.steps in options.steps)
     ]
     folder = Path(options.output)
-    results = train(wanted, folder / "battery.jsonl", options.jobs)
-    cells = battery.cells(results)
+    file = folder / "battery.jsonl"
+    cells = battery.cells(train(wanted, file, options.jobs))
     print(json.dumps(cells) if options.json else battery.markdown(cells), flush=True)
-    write_whole(folder / "battery.md", (battery.markdown(cells) + "\n").encode())
+    kept = battery.markdown(battery.cells(read(file)))  # what was trained before, too
+    write_whole(folder / "battery.md", (kept + "\n").encode())
     return 0
 
 
