@@ -239,7 +239,7 @@ def check_recorded(words: list[str]) -> None:
                 re.fullmatch(r"([\w=+/-]|\.(?!\.)|\$\{(seed|trial)\})+", value) and value[0] != "/"
             )
         elif key == "task.cache_dir":
-            known = is_cache(value)
+            known = value == "null" or is_cache(value)
         else:
             known = key in plain and not re.search(r"\$\{(?![\w.]+\})", value)
         if not known and word not in ("-m", "--multirun"):

@@ -219,6 +219,7 @@ HONEST = [
     ["hydra/launcher=slurm", "hydra.launcher.partition=cpu", "hydra/sweeper=optuna"],
     ["hydra.sweeper.n_trials=5", "trial=1,2", "model=choice(rnn,lstm)", "--multirun"],
     ["hydra.sweep.subdir=a/seed${seed}", "task.size=${trainer.games}", "++model.decay=0.9"],
+    ["task.cache_dir=null"],
 ]
 
 
