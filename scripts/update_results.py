@@ -16,6 +16,8 @@ PAGE = Path(__file__).parents[1] / "RESULTS.md"
 
 
 def main(names: list[str]) -> None:
+    if unknown := set(names) - TARGETS.keys():
+        sys.exit(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     wanted = names or list(TARGETS)
     others = TARGETS.keys() - set(wanted)
     PAGE.write_text(updated(PAGE.read_text(encoding="utf-8"), others), encoding="utf-8")

@@ -56,7 +56,7 @@ def kernels_are_compiled_once(tmp_path_factory):
 
     def build_in_turn(*kernel):
         ours.add(kernel)
-        lock = FileLock(place / "{}-{}.lock".format(*kernel))
+        lock = FileLock(place / f"{kernel[0]}.lock")
         with suppress(Timeout), lock.acquire(blocking=False):
             return build(*kernel)
         for other in product(modules, dtypes):

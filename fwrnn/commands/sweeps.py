@@ -7,6 +7,7 @@ on a job, in whatever process, keeps its entry up to date.
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,6 +82,9 @@ class Sweep:
         their states as it came to them too: who ends this one ends them. At a second one they give
         that up.
         """
+        if threading.current_thread() is not threading.main_thread():  # to which signals come
+            yield
+            return
         end = 0.0
 
         def receive(number, frame) -> None:

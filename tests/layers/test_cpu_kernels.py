@@ -217,7 +217,7 @@ def kept(monkeypatch, tmp_path):
 
     monkeypatch.setattr(cpu, "import_module", lambda name: SimpleNamespace(build=build))
     monkeypatch.setattr(cpu, "_failures", [])
-    lock = lambda: Path(FunctionCache(build).cache_path) / ".loops-float32.lock"  # noqa: E731
+    lock = lambda: Path(FunctionCache(build).cache_path) / ".loops.lock"  # noqa: E731
     return SimpleNamespace(compiled=compiled, lock=lock)
 
 
@@ -229,6 +229,12 @@ def built_by_two() -> list[str]:
 def test_of_two_that_find_nothing_one_compiles_and_the_other_reads(kept):
     assert built_by_two() == ["compiled", "read"]
     assert kept.compiled == [True]
+
+
+def test_both_types_of_number_are_compiled_in_turn(kept):
+    dtypes = torch.float32, torch.float64
+    with ThreadPoolExecutor(2) as both:
+        assert sorted(both.map(lambda dtype: BUILD("loops", dtype), dtypes)) == ["compiled", "read"]
 
 
 @pytest.mark.parametrize("fault", ["no folder", "full disk"])

@@ -136,10 +136,10 @@ def _memory_after(
     if lengths is None:
         like = steps, written.dtype, written.device
         if operators.is_observed(written):
-            fading = _fading(rule, *like)
-        else:  # a copy, as callers may change theirs in place
-            fading = _known_fading(rule, *like).clone()
-        strengths, fade = fading[1:].expand(batch, steps), fading[0].expand(batch)
+            strengths, fade = _fading(rule, *like)
+        else:  # copies, as callers may change theirs in place
+            strengths, fade = (tensor.clone() for tensor in _known_fading(rule, *like))
+        strengths, fade = strengths.expand(batch, steps), fade.expand(batch)
     else:
         ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=written.device)
         strengths = equations.strengths(ages, rule, written.dtype)
@@ -148,11 +148,11 @@ def _memory_after(
     return FastMemory(written, strengths, folded, fade)
 
 
-def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
-    """What is left after T steps of all before, λ^T, and of each state, η λ^(T-1) … η."""
-    with torch.inference_mode(False):  # so that autograd may keep it, whoever asks first
+def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> tuple[Tensor, Tensor]:
+    """What is left of each of T states after the last, η λ^(T-1) … η, and of all before, λ^T."""
+    with torch.inference_mode(False):  # so that autograd may keep them, whoever asks first
         powers = equations.decays(torch.arange(steps, -1, -1, device=device), rule, dtype)
-        return torch.cat([powers[:1], rule.fast_lr * powers[1:]])
+        return rule.fast_lr * powers[1:], powers[0]
 
 
 _known_fading = lru_cache(maxsize=64)(_fading)

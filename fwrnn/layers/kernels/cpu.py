@@ -349,7 +349,7 @@ def _build(module: str, dtype: torch.dtype):
     loops = import_module(f"fwrnn.layers.kernels.{module}")
     kind = {torch.float32: types.float32, torch.float64: types.float64}[dtype]
     try:
-        return _kept(loops.build, kind, f"{module}-{kind}")
+        return _kept(loops.build, kind, module)
     except Exception as error:
         # No folder for the cache, one that cannot be written, a damaged file in it, or what is
         # raised again here.
@@ -386,6 +386,8 @@ def _kept(build, kind, name: str):
 @contextmanager
 def _in_turn(build, name: str):
     """One process after another, so that the second finds what the first one kept.
+
+    A module's loops for both types of number have one index on disk, so they have one lock.
 
     The system lets go of the lock of a process that dies, and after ``LONGEST_WAIT`` seconds, or
     where files cannot be locked, nobody waits. Raises, before waiting, what numba or the system
