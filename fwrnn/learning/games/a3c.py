@@ -8,7 +8,6 @@ is lost; and several games per update (``games``), because one at a time leaves 
 
 import copy
 import os
-import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -179,7 +178,7 @@ class PipeLock:
 
     def acquire(self, timeout: float | None = None) -> bool:
         """Whether it was had within ``timeout`` seconds, if that is given."""
-        while select.select([self._reader], [], [], timeout)[0]:
+        while wait([self._reader], timeout):
             try:
                 return bool(os.read(self._reader.fileno(), 1))
             except BlockingIOError:  # another was faster
