@@ -68,19 +68,6 @@ def read_yaml(path: Path) -> dict:
     return values
 
 
-def read_value(text: str) -> Any:
-    """A single value as YAML has it: a number, true, null, a list, or else the text.
-
-    Raises:
-        UserError: it is too deep, or no YAML.
-    """
-    try:
-        _check_shape(text.encode("utf-8"))
-        return yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"'{text[:80]}' is no value ({_first_line(error)})") from None
-
-
 def _check_shape(content: bytes) -> None:
     """Refuse what would overflow the stack of the parser, or grow without end when it is walked."""
     depth = 0

@@ -279,25 +279,39 @@ def changed(saved: dict, argv: list[str]) -> dict:
     Raises:
         UserError: a word is no setting, or its key is not in the configuration.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     config = OmegaConf.create(saved)
-    for word in _checked(argv):
+    for key, value in settings(argv).items():
         try:
-            override = OverridesParser.create().parse_override(word)
-            if override.is_delete() or override.is_sweep_override():
-                raise UserError(f"'{word}' is not one value; resume takes KEY=VALUE")
-            key = override.key_or_group
             if OmegaConf.select(config, key, default=MISSING) is MISSING:
                 keys = [k for k in known_keys() if OmegaConf.select(config, k) is not None]
                 raise UserError(f"unknown key '{key}' of this run{suggestion(key, keys)}")
-            OmegaConf.update(config, key, override.value())
-        except (HydraException, OmegaConfBaseException) as error:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException as error:
             raise UserError(explain(error)) from error
     values = OmegaConf.to_container(config)
     assert isinstance(values, dict)
     return values
+
+
+def settings(argv: list[str]) -> dict[str, Any]:
+    """What words such as "model.decay=0.9" set, by their keys.
+
+    Raises:
+        UserError: a word sets nothing, or more than one value.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    found = {}
+    for word in _checked(argv):
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            raise UserError(f"cannot read '{word}': {str(error).splitlines()[0]}") from error
+        if override.is_delete() or override.is_sweep_override():
+            raise UserError(f"'{word}' is not one value; give KEY=VALUE")
+        found[override.key_or_group] = override.value()
+    return found
 
 
 def help_text(argv: list[str]) -> str:

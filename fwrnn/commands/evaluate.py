@@ -101,11 +101,20 @@ def main(argv: list[str]) -> int:
 
     question = Question(options.split, options.data, options.games)
     pictures = pictures_of(options.run, options.output) if options.pictures else None
+    changes = _changes(options)
     result, words = evaluated(
-        options.run, question, options.device, options.data_dir, pictures, options.set
+        options.run, question, options.device, options.data_dir, pictures, changes
     )
     print(json.dumps(result) if options.json else words)
     return 0
+
+
+def _changes(options) -> dict:
+    if not options.set:
+        return {}
+    from fwrnn.commands.composition import settings  # which has Hydra read them
+
+    return settings(options.set)
 
 
 def _runs_of(folder: str) -> list[str]:
@@ -133,7 +142,12 @@ def _over_pairs(options) -> int:
     from fwrnn.learning.retest import evaluate_pairs
 
     rows = evaluate_pairs(
-        options.run, options.pairs, options.split, options.examples, options.device, options.set
+        options.run,
+        options.pairs,
+        options.split,
+        options.examples,
+        options.device,
+        _changes(options),
     )
     if options.json:
         print(json.dumps(list(rows)))

@@ -30,7 +30,7 @@ def print_rows(rows: Iterator[dict]) -> None:
     for k, row in enumerate(rows):
         if k == 0:
             name, trained = network_label(row["model"], row["control"]), row["trained_pairs"]
-            changed = "".join(f", with {change}" for change in row.get("set", ()))
+            changed = "".join(f", with {key}={value}" for key, value in row.get("set", {}).items())
             heading = f"{name}-{row['hidden_size']}, trained on {trained} pairs{changed}"
             print(f"{heading}; {row['data']}\n")
             print("pairs    error    95 % interval        wrong", flush=True)

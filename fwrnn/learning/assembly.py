@@ -1,9 +1,10 @@
 """A task, a model and a device from a configuration; what every command starts with."""
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +18,6 @@ from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import place_of
 from fwrnn.machine import memory
 from fwrnn.models.network import Network
-from fwrnn.reading import read_value
 
 
 class Assembly(NamedTuple):
@@ -98,25 +98,27 @@ class _Unfilled(TorchFunctionMode):
         return function(*arguments, **options) if filled is None else filled
 
 
-def config_of(run: str | Path, changes: Iterable[str] = ()) -> Config:
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def config_of(run: str | Path, changes: Mapping[str, Any] = NOTHING) -> Config:
     """What a run was configured with, as to its task and model; nothing else of it is looked at.
 
-    ``changes`` such as "model.fast_lr=0.25" are other settings than it had.
+    ``changes`` such as ``{"model.fast_lr": 0.25}`` are other settings than it had.
 
     Raises:
         UserError: no such run, a configuration that is broken, or a change that it does not take.
     """
-    saved, changes = RunFolder(place_of(run)).read_config(), list(changes)
+    saved = RunFolder(place_of(run)).read_config()
     try:
         saved = migrated(saved)
         config = read_config(saved, groups=("task", "model"))
     except UserError as error:
         raise UserError(f"{run}: {error}") from error
-    for change in changes:
-        saved = _changed(saved, change)
+    for key, value in changes.items():
+        saved = _changed(saved, key, value)
         config = read_config(saved, groups=("task", "model"))
-    chosen = any(change.startswith("task.cache_dir=") for change in changes)
-    return config if chosen else with_own_cache(config)
+    return config if "task.cache_dir" in changes else with_own_cache(config)
 
 
 def with_own_cache(config: Config) -> Config:
@@ -137,22 +139,26 @@ def is_cache(folder: str | None) -> bool:
         return False
 
 
-def _changed(values: dict, change: str) -> dict:
+def _changed(values: dict, key: str, value: Any) -> dict:
     """A configuration with one setting of its task or model replaced."""
-    path, _, text = change.partition("=")
-    group, _, key = path.partition(".")
-    if group not in ("task", "model") or not key or not text:
-        raise UserError(f"a setting is model.KEY=VALUE or task.KEY=VALUE, got '{change[:80]}'")
-    if key == "name":
-        raise UserError(f"{path} only names what was trained; set a key of it")
-    return values | {group: values[group] | {key: read_value(text)}}
+    group, _, name = key.partition(".")
+    if group not in ("task", "model") or not name:
+        raise UserError(f"a test takes settings of its model and its task, model.KEY, got '{key}'")
+    if name == "name":
+        raise UserError(f"{key} only names what was trained; set a key of it")
+    return values | {group: values[group] | {name: value}}
+
+
+def words_of(changes: Mapping[str, Any]) -> list[str]:
+    """As they are set: KEY=VALUE."""
+    return [f"{key}={value}" for key, value in changes.items()]
 
 
 def load_run(
     run: str | Path,
     device: str | None = None,
     data_dir: str | None = None,
-    changes: Iterable[str] = (),
+    changes: Mapping[str, Any] = NOTHING,
 ) -> tuple[Assembly, int]:
     """A trained model, rebuilt from its folder with its best weights, and their update.
 
@@ -178,7 +184,7 @@ def load_run(
         assembly = assemble(config, sizes)
         assembly.model.load_state_dict(weights)
     except (Misfit, KeyError, TypeError, AttributeError, RuntimeError):
-        described = " with ".join([str(folder.config), *changes])
+        described = " with ".join([str(folder.config), *words_of(changes)])
         raise UserError(f"{folder.weights} does not fit the model of {described}") from None
     return assembly, update
 

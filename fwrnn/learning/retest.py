@@ -1,15 +1,16 @@
 """A run's best weights, tested again: what ``fwrnn evaluate`` and ``fwrnn reproduce`` ask for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fwrnn import __version__
 from fwrnn.errors import UserError
 from fwrnn.files import check_folder
-from fwrnn.learning.assembly import config_of, load_run
+from fwrnn.learning.assembly import NOTHING, config_of, load_run, words_of
 from fwrnn.learning.intervals import wilson
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.record import code, label
@@ -47,7 +48,7 @@ def evaluated(
     device: str | None,
     data_dir: str | None,
     pictures: Path | None = None,
-    changes: Sequence[str] = (),
+    changes: Mapping[str, Any] = NOTHING,
 ) -> tuple[dict, str]:
     """The result, and a line or two about it for people.
 
@@ -78,8 +79,8 @@ def evaluated(
         **{name: recorded.get(name) for name in ("fwrnn", "commit", "torch")},
     }
     if changes:
-        result["set"] = list(changes)
-    name = " ".join([label(config), *(["with", *changes] if changes else [])])
+        result["set"] = dict(changes)
+    name = " ".join([label(config), *(["with", *words_of(changes)] if changes else [])])
     words = f"{name} on {data}: {outcome.words}" if outcome.words else ""
     words = "\n".join([*outcome.lines, *filter(None, [words])])
     if known is not None:
@@ -125,7 +126,7 @@ def _differs(known: float, recorded: dict) -> str:
 
 def evaluate_pairs(
     run: str, pairs: list[int], split: str = "test", examples: int | None = None,
-    device: str | None = None, changes: Sequence[str] = (),
+    device: str | None = None, changes: Mapping[str, Any] = NOTHING,
 ) -> Iterator[dict]:  # fmt: skip
     """The score of a run's best weights on each number of pairs, as it is known.
 
@@ -168,7 +169,7 @@ def evaluate_pairs(
         }
         known = recorded.get(f"{split}_error")
         if changes:
-            row["set"] = list(changes)
+            row["set"] = dict(changes)
         elif count == trained and examples is None and known is not None:
             row |= {"recorded_error": known, "reproduced": known == measured["error"]}
         yield row
