@@ -42,6 +42,28 @@ QUERY_EPS = 1e-6  # added to the squared length of a query
 READ_LIMIT = 4.0  # the mean square that a learned read cannot reach
 
 
+class InputWeights(NamedTuple):
+    """What is learned in one layer and used before the recurrence.
+
+    ``weight_ih`` (H, I) is C; ``bias_ih`` and ``bias_hh`` (H), both ``None`` without biases, count
+    as their sum.
+    """
+
+    weight_ih: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
+    def bias(self) -> Tensor | None:
+        """What all biases come to, (H)."""
+        if self.bias_ih is None or self.bias_hh is None:
+            return None
+        return self.bias_ih + self.bias_hh
+
+    def drive(self, sequence: Tensor) -> Tensor:
+        """C x(t) + biases of all steps in one matrix product. (T, B, I) → (T, B, H)."""
+        return F.linear(sequence, self.weight_ih, self.bias())
+
+
 class SlowWeights(NamedTuple):
     """What is learned in one layer and used inside the recurrence.
 

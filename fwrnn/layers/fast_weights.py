@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.checkpoint import CheckpointFunction
 
 from fwrnn.layers import equations, kernels
-from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.equations import InputWeights, SlowWeights
 from fwrnn.layers.initialization import (
     FAST_WEIGHTS_SCALE,
     normal_incoming_,
@@ -167,12 +167,11 @@ class _FastWeightsModule(nn.Module):
             with torch.no_grad():
                 (getattr(self, name) if pruned is None else pruned).copy_(drawn)
 
-    def _drive(self, sequence: Tensor, suffix: str) -> Tensor:
-        """C x(t) + biases of all steps in one matrix product. (T, B, I) → (T, B, H)."""
-        bias = None
-        if self.bias:
-            bias = getattr(self, "bias_ih" + suffix) + getattr(self, "bias_hh" + suffix)
-        return F.linear(sequence, getattr(self, "weight_ih" + suffix), bias)
+    def _input_weights(self, suffix: str) -> InputWeights:
+        bias_ih = bias_hh = None
+        if self._bias:
+            bias_ih, bias_hh = getattr(self, "bias_ih" + suffix), getattr(self, "bias_hh" + suffix)
+        return InputWeights(getattr(self, "weight_ih" + suffix), bias_ih, bias_hh)
 
     def _slow_weights(self, suffix: str) -> SlowWeights:
         gain = shift = read_gain = None
@@ -215,8 +214,10 @@ class _FastWeightsModule(nn.Module):
             if found := step and steps.run(step, self.rule, self._read_scale):
                 hidden, memory = found
                 return hidden.clone().unsqueeze(0), hidden, memory
-        drive, slow = self._drive(sequence, suffix), self._slow_weights(suffix)
-        return kernels.recurrence(drive, hidden, memory, slow, self.rule, lengths, self.backend)
+        return kernels.recurrence(
+            sequence, self._input_weights(suffix), hidden, memory, self._slow_weights(suffix),
+            self.rule, lengths, self.backend,
+        )  # fmt: skip
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__
@@ -554,10 +555,8 @@ class FastWeightsRNN(_FastWeightsModule):
             step = self._step(sequence[0], hidden[0], memory, "_l0")
             if step and steps.reach(step, self.rule, self._read_scale):
                 return "numba"
-        with torch.no_grad():
-            drive = self._drive(sequence, "_l0")
         slow = self._slow_weights("_l0")
-        return kernels.choose(self.backend, drive, hidden[0], memory, slow, self.rule, lengths)
+        return kernels.choose(self.backend, sequence, hidden[0], memory, slow, self.rule, lengths)
 
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
         """How strongly each step of the first layer attends to each earlier step.
@@ -574,8 +573,10 @@ class FastWeightsRNN(_FastWeightsModule):
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
         before = None if memory is None or memory.is_empty() else memory.matrix()
-        drive = self._drive(sequence, "_l0")
-        states, *_ = kernels.recurrence(drive, hidden[0], memory, slow, rule, backend=self.backend)
+        inputs = self._input_weights("_l0")
+        states, *_ = kernels.recurrence(
+            sequence, inputs, hidden[0], memory, slow, rule, backend=self.backend
+        )
         # All states are known by now, so one pass over all steps at once repeats the inner loop.
         previous = torch.cat([hidden[:1], states[:-1]])
         steps = torch.arange(len(states), device=states.device)
@@ -589,7 +590,7 @@ class FastWeightsRNN(_FastWeightsModule):
             found = torch.einsum("bts,sbh->tbh", weigh(query), states)
             return found if before is None else found + decays * equations.read(before, query)
 
-        bracket = equations.sustained_input(drive, previous, slow)
+        bracket = equations.sustained_input(inputs.drive(sequence), previous, slow)
         _, query = equations.inner_loop(bracket, previous, read, slow, rule)
         weights = weigh(query) * (rule.inner_steps > 0)
         return weights if batched else weights.squeeze(0)

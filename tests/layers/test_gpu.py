@@ -140,12 +140,12 @@ def fused(arguments, grad_states: Tensor) -> list[Tensor | None]:
     """The same from the kernels, with the gradient of W as their callers compute it."""
     *others, lengths = arguments
     assert gpu.supports(*others)
-    drive, hidden, *others = others
+    _, hidden, *others = others
     states, trail, saved = gpu.forward(*arguments, save=True)
     assert trail.dtype == hidden.dtype
     assert torch.equal(states, trail[1:])
     grad_drive, *grads, norm_weight, norm_bias, read_gain = gpu.backward(
-        saved, trail, grad_states, drive, *others, lengths
+        saved, trail, grad_states, *others, lengths
     )
     grad_weight = torch.einsum("tbi,tbj->ij", grad_drive, trail[:-1])
     return [states, grad_drive, *grads, grad_weight, norm_weight, norm_bias, read_gain]

@@ -1,9 +1,9 @@
 """The recurrence of the fast-weights layer, in every form it can be computed; chosen here alone.
 
-A new form in PyTorch operations is one function with the signature of ``recurrence`` less
-``backend`` and one line in ``operators.EAGER``; a new fused one is a module with ``supports``,
-``forward``, ``backward``, ``saved_size``, ``variant`` and ``trial_cases``, as ``cpu`` has them, and
-one line in ``operators.FUSED``. Single steps on a CPU are taken before any of them, by ``steps``.
+A new form in PyTorch operations is one function such as ``eager.matrix`` and one line in
+``operators.EAGER``; a new fused one is a module with ``supports``, ``forward``, ``backward``,
+``saved_size``, ``variant`` and ``trial_cases``, as ``cpu`` has them, and one line in
+``operators.FUSED``. Single steps on a CPU are taken before any of them, by ``steps``.
 """
 
 from functools import lru_cache, partial
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
-from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.equations import InputWeights, SlowWeights
 from fwrnn.layers.kernels import operators, scan, trial
 from fwrnn.layers.kernels.operators import EAGER, FUSED
 from fwrnn.layers.memory import FastMemory
@@ -28,7 +28,7 @@ def check(backend: str) -> None:
 
 def choose(
     backend: str,
-    drive: Tensor,
+    sequence: Tensor,
     hidden: Tensor,
     memory: FastMemory | None,
     slow: SlowWeights,
@@ -49,7 +49,7 @@ def choose(
     """
     if backend in EAGER:
         return backend
-    if backend == "auto" and drive.shape[0] == 1:
+    if backend == "auto" and sequence.shape[0] == 1:
         few = memory is None or not (memory.is_folded() or memory.outgrows(1))
         return "attention" if few else "matrix"
     # The fade, of the same device and dtype, stands for the matrix that will be made.
@@ -57,12 +57,14 @@ def choose(
     for name, implementation in FUSED.items():
         if backend not in ("auto", name):
             continue
-        if not implementation.supports(drive, hidden, given, slow, rule):
+        if not implementation.supports(sequence, hidden, given, slow, rule):
             continue
         variant = implementation.variant(given, slow, rule, lengths)
-        if backend == name or _works(name, drive.device, hidden.dtype, variant):
+        if backend == name or _works(name, sequence.device, hidden.dtype, variant):
             return name
-    return "matrix" if backend == "auto" and drive.shape[0] > 2 * drive.shape[-1] else "attention"
+    return (
+        "matrix" if backend == "auto" and sequence.shape[0] > 2 * hidden.shape[-1] else "attention"
+    )
 
 
 @trial.constant_when_compiled
@@ -72,7 +74,8 @@ def _works(name: str, device: torch.device, dtype: torch.dtype, variant: tuple) 
 
 
 def recurrence(
-    drive: Tensor,
+    sequence: Tensor,
+    inputs: InputWeights,
     hidden: Tensor,
     memory: FastMemory | None,
     slow: SlowWeights,
@@ -83,13 +86,14 @@ def recurrence(
     """Run one layer, in one direction, over whole sequences.
 
     Args:
-        drive: C x(t) + biases for every step, (T, B, H), T of 1 or more.
+        sequence: x(t) for every step, (T, B, I), T of 1 or more.
+        inputs: C and the biases.
         hidden: the state before the first step, (B, H); its dtype is that of all results.
         memory: the fast memory before the first step, of B sequences, or None for an empty one.
         slow: the learned weights used within a step.
         rule: the constants.
         lengths: steps per sequence, (B), from 1 to T, or None when all have T. Past a sequence's
-            end its state and its memory stay what they are, and its drive is not looked at.
+            end its state and its memory stay what they are, whatever its x is.
         backend: "auto" or a name in ``BACKENDS``.
 
     Returns:
@@ -100,21 +104,25 @@ def recurrence(
     if memory is not None and memory.is_empty():
         memory = None
     if _is_exporting():
+        drive = inputs.drive(sequence)
         states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
         return states, states[-1], memory
-    form = choose(backend, drive, hidden, memory, slow, rule, lengths)
-    steps = drive.shape[0]
+    form = choose(backend, sequence, hidden, memory, slow, rule, lengths)
+    steps = sequence.shape[0]
     if form in EAGER and (steps == 1 or not torch.compiler.is_compiling()):
         if memory is None:
             memory = FastMemory.empty(hidden)
         elif form == "attention" and (memory.written.shape[-2] == 0 or memory.outgrows(steps)):
             # A copy, too, of a matrix that callers may change.
             memory = FastMemory.from_matrix(memory.matrix())
+        drive = inputs.drive(sequence)
         states, memory = EAGER[form](drive, hidden, memory, slow, rule, lengths)
         return states, states[-1].clone(), memory
-    given = None if memory is None else memory.matrix()
-    states, hidden, written = operators.recurrence(form, drive, hidden, given, slow, rule, lengths)
-    return states, hidden, _memory_after(written, given, rule, lengths)
+    given, observed = None if memory is None else memory.matrix(), operators.is_observed(sequence)
+    states, hidden, written = operators.recurrence(
+        form, sequence, inputs, hidden, given, slow, rule, lengths, observed
+    )
+    return states, hidden, _memory_after(written, given, rule, lengths, observed)
 
 
 def _is_exporting() -> bool:
@@ -129,13 +137,13 @@ _COMPILING_COUNTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11)
 
 
 def _memory_after(
-    written: Tensor, given: Tensor | None, rule: Rule, lengths: Tensor | None
+    written: Tensor, given: Tensor | None, rule: Rule, lengths: Tensor | None, observed: bool
 ) -> FastMemory:
     """Equation 3 at each sequence's own end: λ^T A(0) + η Σ_τ λ^(T-τ) h(τ) h(τ)ᵀ, not summed."""
     batch, steps, _ = written.shape
     if lengths is None:
         like = steps, written.dtype, written.device
-        if operators.is_observed(written):
+        if observed:
             strengths, fade = _fading(rule, *like)
         else:  # copies, as callers may change theirs in place
             strengths, fade = (tensor.clone() for tensor in _known_fading(rule, *like))

@@ -35,19 +35,26 @@ LARGE = 1 << 25  # bytes: what the C library takes from the system and gives bac
 
 
 def supports(
-    drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
+    sequence: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
 ) -> bool:
     """Whether ``forward`` and ``backward`` take these tensors: on a CPU, in float32 or float64.
 
-    Whether they compile shows in the first call.
+    Whether they compile shows in the first call. Weights of another size than the state's are for
+    PyTorch to refuse.
     """
-    others = [tensor for tensor in (memory, *slow) if tensor is not None]
+    units, dtype = hidden.shape[-1:], hidden.dtype
+    shapes = None, units + units, units, units, units
+    for tensor, shape in zip((memory, *slow), shapes, strict=True):
+        if tensor is not None and not (
+            tensor.is_cpu and tensor.dtype is dtype and shape in (None, tensor.shape)
+        ):
+            return False
     return (
-        drive.is_floating_point()
-        and drive.numel() > 0
-        and hidden.dtype in DTYPES
-        and all(tensor.device.type == "cpu" for tensor in (drive, hidden, *others))
-        and all(tensor.dtype == hidden.dtype for tensor in others)
+        sequence.is_cpu
+        and hidden.is_cpu
+        and sequence.is_floating_point()
+        and sequence.numel() > 0
+        and dtype in DTYPES
         and rule.inner_start != "normalised"  # which is for comparison only
         and is_installed()
     )
@@ -93,14 +100,14 @@ def forward(
     """
     plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
-    trail = _empty((steps + 1, batch, units), hidden.dtype)
-    states = _empty((steps, batch, units), hidden.dtype)
-    saved = _empty((plan.saved_sizes[save],), hidden.dtype)
+    trail = empty((steps + 1, batch, units), hidden.dtype)
+    states = empty((steps, batch, units), hidden.dtype)
+    saved = empty((plan.saved_sizes[save],), hidden.dtype)
     drive = drive.to(hidden.dtype).contiguous()
     given = _contiguous(hidden, memory, *slow)
     inputs = (drive, plan.by_lane(lengths), *given, states, trail, saved)
     plan.run(0, save, inputs)
-    return states, trail, saved if save else _empty((0,), hidden.dtype)
+    return states, trail, saved if save else empty((0,), hidden.dtype)
 
 
 def saved_size(
@@ -131,7 +138,6 @@ def backward(
     saved: Tensor,
     trail: Tensor,
     grad_states: Tensor,
-    drive: Tensor,
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
@@ -142,16 +148,16 @@ def backward(
     None for what there was none of. That of ``weight_hh`` follows from the first and ``trail`` in
     one matrix product.
     """
-    plan = _plan_for(drive.shape, trail.dtype, memory, slow, rule, saved.shape[0])
-    steps, batch, units = drive.shape
+    plan = _plan_for(grad_states.shape, trail.dtype, memory, slow, rule, saved.shape[0])
+    steps, batch, units = grad_states.shape
     if not grad_states.is_contiguous():  # that of a sum is one number, expanded
-        grad_states = _empty((steps, batch, units), trail.dtype).copy_(grad_states)
-    grad_drive = _empty((steps, batch, units), trail.dtype)
+        grad_states = empty((steps, batch, units), trail.dtype).copy_(grad_states)
+    grad_drive = empty((steps, batch, units), trail.dtype)
     grad_hidden = torch.empty_like(trail[0])
-    grad_memory = None if memory is None else _empty((batch, units, units), trail.dtype)
+    grad_memory = None if memory is None else empty((batch, units, units), trail.dtype)
     _, *learned = slow
-    grad_gains = [None if gain is None else _empty((units,), trail.dtype) for gain in learned]
-    by_block = _empty((plan.blocks, len(learned), units), trail.dtype)
+    grad_gains = [None if gain is None else empty((units,), trail.dtype) for gain in learned]
+    by_block = empty((plan.blocks, len(learned), units), trail.dtype)
     inputs = (
         None, plan.by_lane(lengths), None, *_contiguous(memory, *slow), None, trail,
         saved.contiguous(),
@@ -162,7 +168,7 @@ def backward(
     return grad_drive, grad_hidden, grad_memory, gain, shift, read
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """``torch.empty``; a large one in large pages, as the first touch of small ones is slow."""
     tensor = torch.empty(shape, dtype=dtype, device="cpu")  # whatever the default device
     if math.prod(shape) * dtype.itemsize >= LARGE and (advise := _madvise()):

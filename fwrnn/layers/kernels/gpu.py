@@ -46,24 +46,24 @@ DRIVE_DTYPES = {
 
 
 def supports(
-    drive: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
+    sequence: Tensor, hidden: Tensor, memory: Tensor | None, slow: SlowWeights, rule: Rule
 ) -> bool:
-    """Whether ``forward`` and ``backward`` take these tensors; shapes as in ``forward``.
+    """Whether ``forward`` and ``backward`` take these tensors and what a sequence (T, B, I) drives.
 
     They take float32 (with a drive of half precision, too) or float64 on an NVIDIA GPU, H up to
     256, T up to 1,024, and any ``rule`` but with a normalised start or a plain read.
     """
-    steps, batch, size = drive.shape
+    (steps, batch, _), size = sequence.shape, hidden.shape[-1]
     if rule.inner_start == "normalised" or rule.plain_read:
         return False
     if not (0 < steps <= MAX_STEPS and 0 < size <= MAX_HIDDEN_SIZE and batch > 0):
         return False
-    if drive.dtype not in DRIVE_DTYPES.get(hidden.dtype, ()):
+    if sequence.dtype not in DRIVE_DTYPES.get(hidden.dtype, ()):
         return False
     others = [tensor for tensor in (hidden, memory, *slow) if tensor is not None]
-    if any(tensor.device != drive.device or tensor.dtype != hidden.dtype for tensor in others):
+    if any(tensor.device != sequence.device or tensor.dtype != hidden.dtype for tensor in others):
         return False
-    return _runs_on(drive.device)
+    return _runs_on(sequence.device)
 
 
 def variant(
@@ -195,7 +195,6 @@ def backward(
     saved: Tensor,
     trail: Tensor,
     grad_states: Tensor,
-    drive: Tensor,
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
@@ -206,7 +205,7 @@ def backward(
     Args:
         saved, trail: what ``forward`` returned with ``save``.
         grad_states: the gradient of h(1) … h(T), (T, B, H).
-        drive, memory, slow, rule, lengths: what ``forward`` was given.
+        memory, slow, rule, lengths: what ``forward`` was given.
 
     Returns:
         The gradients of drive (T, B, H), hidden (B, H), memory (B, H, H), norm weight (H), norm

@@ -8,7 +8,7 @@ every length.
 
 The schema has no place for ``SlowWeights`` and ``Rule``, so it names their parts. Where nobody
 looks, an ``autograd.Function`` does the same without the operator's overhead, which is a third of
-the time of a small layer.
+the time of a small layer, and with it the products before and after the recurrence.
 """
 
 import sys
@@ -17,12 +17,12 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
-from fwrnn.layers.equations import SlowWeights
-from fwrnn.layers.kernels import cpu, eager, gpu
+from fwrnn.layers.equations import InputWeights, SlowWeights
+from fwrnn.layers.kernels import cpu, eager, gpu, products
 from fwrnn.layers.memory import FastMemory
 from fwrnn.layers.rule import Rule
 
@@ -47,14 +47,16 @@ _library.define(
 
 def recurrence(
     form: str,
-    drive: Tensor,
+    sequence: Tensor,
+    inputs: InputWeights,
     hidden: Tensor,
     memory: Tensor | None,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
+    observed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole sequences by way of the operator.
+    """Whole sequences in the operator's way, or where nobody has ``observed`` it in the function's.
 
     Takes what ``fwrnn.layers.kernels.recurrence`` does, with the memory as a matrix or None.
     Returns h(1) … h(T), (T, B, H); h(T), (B, H); and h(1) … h(T) as a memory has them, (B, T, H).
@@ -62,19 +64,53 @@ def recurrence(
     """
     if not rule.inner_steps:
         slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised or read
-    inputs = drive.to(hidden.dtype), hidden, memory, *slow, lengths
-    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if is_observed(drive):
-        save = save and not is_tracing()  # which runs twice, once without gradients
-        states, trail, _ = torch.ops.fwrnn.recurrence(*inputs, form, *_constants(rule), save)
-    else:
+    given = hidden, memory, *slow, lengths
+    plain, save = _survey(sequence, *inputs, *given[:-1])
+    if plain and not observed:
         try:
-            if save or any(x is not None and unpack_dual(x).tangent is not None for x in inputs):
-                return _Recurrence.apply(*inputs, form, rule, save)
-            states, trail, _ = _forward(*inputs[:3], SlowWeights(*slow), lengths, form, rule, save)
-        except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
-            states, trail, _ = _Transformed.apply(*inputs, form, rule, save)
-    return states, states[-1].clone(), trail[1:].transpose(0, 1)
+            if save:
+                return _Layer.apply(sequence, *inputs, *given, form, rule)
+            drive = _drive(form, sequence, inputs)
+            states, trail, _ = _forward(drive, hidden, memory, slow, lengths, form, rule, save)
+            return _outputs(states, trail)
+        except RuntimeError:  # what PyTorch says to vmap, torch.func and forward-mode derivatives
+            pass
+    drive = inputs.drive(sequence).to(hidden.dtype)
+    if observed:
+        save = save and not is_tracing()  # which runs twice, once without gradients
+        states, trail, _ = torch.ops.fwrnn.recurrence(drive, *given, form, *_constants(rule), save)
+    else:
+        states, trail, _ = _Transformed.apply(drive, *given, form, rule, save)
+    return _outputs(states, trail)
+
+
+def _outputs(states: Tensor, trail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return states, trail[-1].clone(), trail[1:].transpose(0, 1)
+
+
+def _survey(sequence: Tensor, *others: Tensor | None) -> tuple[bool, bool]:
+    """Whether all are just tensors of one type of number, as they are to be multiplied, and whether
+    the graph will go back to one of them.
+
+    With a tangent a tensor is not just a tensor. Where the graph goes back nobody has to ask, as
+    ``_Layer`` refuses it by itself.
+    """
+    plain, kind = not torch.is_autocast_enabled(sequence.device.type), sequence.dtype
+    tensors = [sequence, *(x for x in others if x is not None)]
+    back = False
+    for x in tensors:
+        plain = plain and x.dtype is kind and type(x) in (Tensor, nn.Parameter)
+        back = back or x.requires_grad
+    save = back and torch.is_grad_enabled()
+    if plain and not save:
+        plain = all(unpack_dual(x).tangent is None for x in tensors)
+    return plain, save
+
+
+def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
+    """C x(t) + biases, without autograd, for a fused form. (T, B, I) → (T, B, H)."""
+    rows = products.times(form, sequence.flatten(0, 1), inputs.weight_ih, inputs.bias())
+    return rows.view(*sequence.shape[:2], rows.shape[1])
 
 
 def is_observed(drive: Tensor) -> bool:
@@ -92,9 +128,15 @@ def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
     )  # fmt: skip
 
 
-def _eager(form, drive, hidden, memory, slow, rule, lengths) -> Tensor:
+def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> Tensor:
+    """The states in PyTorch's operations; what they are differentiated by comes last."""
     given = FastMemory.empty(hidden) if memory is None else FastMemory.from_matrix(memory)
-    return EAGER[form](drive, hidden, given, slow, rule, lengths)[0]
+    return EAGER[form](drive, hidden, given, SlowWeights(*slow), rule, lengths)[0]
+
+
+def _eager_layer(rule, lengths, sequence, weight_ih, bias_ih, bias_hh, *given) -> Tensor:
+    drive = InputWeights(weight_ih, bias_ih, bias_hh).drive(sequence)
+    return _eager("attention", rule, lengths, drive, *given)
 
 
 def _forward(
@@ -109,8 +151,14 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states, the trail, and what the backward pass needs besides, in one dimension."""
     if form in FUSED:
+        if drive.shape[1:] != hidden.shape:
+            raise ValueError(
+                f"the input weights make {drive.shape[-1]} numbers for a state of "
+                f"{hidden.shape[-1]}, for sequences of shape {tuple(drive.shape[:2])}; they must "
+                "have as many rows as the state has units"
+            )
         return FUSED[form].forward(drive, hidden, memory, slow, rule, lengths, save)
-    states = _eager(form, drive, hidden, memory, slow, rule, lengths)
+    states = _eager(form, rule, lengths, drive, hidden, memory, *slow)
     return states, torch.cat([hidden.unsqueeze(0), states]), hidden.new_empty(0)
 
 
@@ -140,17 +188,17 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients of drive, hidden, memory and slow weights; for what is None there is none."""
     if form in EAGER:
-        inputs = [drive, trail[0], memory, *slow]
-        grads = _eager_gradients(form, grad_states, inputs, rule, lengths)
+        compute = partial(_eager, form, rule, lengths)
+        grads = _pulled_back(compute, [drive, trail[0], memory, *slow], grad_states)
         return [grad.contiguous() for grad in grads if grad is not None]
     implementation = FUSED[form]
     if saved.shape[0] == 0:  # the forward pass did not know of this one
         *_, saved = implementation.forward(drive, trail[0], memory, slow, rule, lengths, True)
     grad_drive, grad_hidden, grad_memory, *grad_gains = implementation.backward(
-        saved, trail, grad_states, drive, memory, slow, rule, lengths
+        saved, trail, grad_states, memory, slow, rule, lengths
     )
-    units = drive.shape[-1]
-    grad_weight = grad_drive.view(-1, units).t() @ trail[:-1].view(-1, units)
+    by_row, previous = grad_drive.flatten(0, 1), trail[:-1].flatten(0, 1)
+    grad_weight = by_row.t() @ previous
     grads = grad_drive, grad_hidden, grad_memory, grad_weight, *grad_gains
     return [grad for grad in grads if grad is not None]
 
@@ -160,60 +208,94 @@ def _backward_fake(saved, trail, grad_states, drive, memory, slow, lengths, form
     return [x.new_empty(x.shape) for x in inputs if x is not None]
 
 
-def _states(form, inputs, places, rule, lengths):
-    """The states as a function of the inputs at these places, None left out, and those inputs."""
+def _of_some(compute, inputs, places):
+    """``compute`` as a function of the inputs at these places, and those inputs."""
 
     def call(*values: Tensor) -> Tensor:
         filled = list(inputs)
         for place, value in zip(places, values, strict=True):
             filled[place] = value
-        drive, hidden, memory, *slow = filled
-        return _eager(form, drive, hidden, memory, SlowWeights(*slow), rule, lengths)
+        return compute(*filled)
 
     return call, tuple(inputs[place] for place in places)
 
 
-def _eager_gradients(form, grad_states, inputs, rule, lengths) -> list[Tensor | None]:
-    """The gradients by way of an eager form; those can be differentiated again."""
+def _pulled_back(compute, inputs, grad_states) -> list[Tensor | None]:
+    """The gradients of the inputs of an eager form; they can be differentiated again."""
     places = [k for k, x in enumerate(inputs) if x is not None]
-    call, values = _states(form, inputs, places, rule, lengths)
+    call, values = _of_some(compute, inputs, places)
     pull_back = torch.func.vjp(call, *values)[1]
     found = iter(pull_back(grad_states))
     return [None if x is None else next(found) for x in inputs]
 
 
-class _Recurrence(torch.autograd.Function):
-    """The operator, with a ``Rule`` in the place of its parts, and views made beforehand."""
+class _Layer(torch.autograd.Function):
+    """The drive and the recurrence as one node of the graph, whose views are made beforehand."""
 
     @staticmethod
-    def forward(ctx, drive, hidden, memory, *others):
-        *slow, lengths, form, rule, save = others
-        given = SlowWeights(*slow)
-        states, trail, saved = _forward(drive, hidden, memory, given, lengths, form, rule, save)
+    def forward(ctx, sequence, weight_ih, bias_ih, bias_hh, hidden, memory, *others):
+        *slow, lengths, form, rule = others
+        inputs = InputWeights(weight_ih, bias_ih, bias_hh)
+        drive = _drive(form, sequence, inputs)
+        states, trail, saved = _forward(
+            drive, hidden, memory, SlowWeights(*slow), lengths, form, rule, True
+        )
         ctx.set_materialize_grads(False)
-        if save:
-            ctx.form, ctx.steps = form, states.shape[0]
-            ctx.save_for_backward(drive, hidden, memory, *slow, lengths, trail, saved)
-        ctx.save_for_forward(drive, hidden, memory, *slow, lengths)
-        ctx.rule = rule
-        return states, trail[-1].clone(), trail[1:].transpose(0, 1)
+        ctx.save_for_backward(sequence, *inputs, hidden, memory, *slow, lengths, trail, saved)
+        ctx.form, ctx.rule = form, rule
+        return _outputs(states, trail)
 
     @staticmethod
-    def backward(ctx, grad_states, grad_last, grad_written):
-        if grad_written is not None:
-            later = grad_written.transpose(0, 1)
-            grad_states = later if grad_states is None else grad_states + later
-        if grad_last is not None:
-            padded = F.pad(grad_last.unsqueeze(0), (0, 0, 0, 0, ctx.steps - 1, 0))
-            grad_states = padded if grad_states is None else grad_states + padded
+    def backward(ctx, *grads):
+        *inputs, lengths, trail, saved = ctx.saved_tensors
+        grad_states = _grad_states(trail, *grads)
         if grad_states is None:
-            return (None,) * 11
-        return *_gradients(ctx, grad_states), None, None, None, None
+            return (None,) * len(ctx.needs_input_grad)
+        if not torch.is_grad_enabled() and not is_observed(grad_states):
+            try:
+                return *_Layer._fused(ctx, grad_states, *ctx.saved_tensors), None, None, None
+            except RuntimeError:
+                # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
+                pass
+        compute = partial(_eager_layer, ctx.rule, lengths)
+        return *_pulled_back(compute, inputs, grad_states), None, None, None
 
     @staticmethod
-    def jvp(ctx, *tangents):
-        states, trail = _tangents(ctx.saved_tensors, ctx.rule, tangents)
-        return states, states[-1].clone(), trail[1:].transpose(0, 1)
+    def _fused(ctx, grad_states, sequence, weight_ih, bias_ih, bias_hh, hidden, memory, *others):
+        *slow, lengths, trail, saved = others
+        grad_drive, grad_hidden, grad_memory, *grad_gains = FUSED[ctx.form].backward(
+            saved, trail, grad_states, memory, SlowWeights(*slow), ctx.rule, lengths
+        )
+        by_row, rows = grad_drive.flatten(0, 1), sequence.flatten(0, 1)
+        previous = trail[:-1].flatten(0, 1)
+        grad_rows = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = products.times(ctx.form, by_row, weight_ih.t())
+        grad_weight_ih, grad_weight_hh, grad_bias = products.contract(
+            ctx.form, by_row, rows, previous
+        )
+        return (
+            None if grad_rows is None else grad_rows.view(sequence.shape),
+            grad_weight_ih,
+            *(None if bias is None else grad_bias for bias in (bias_ih, bias_hh)),
+            grad_hidden, grad_memory, grad_weight_hh, *grad_gains,
+        )  # fmt: skip
+
+
+def _grad_states(
+    trail: Tensor,
+    grad_states: Tensor | None,
+    grad_last: Tensor | None = None,
+    grad_written: Tensor | None = None,
+) -> Tensor | None:
+    """The gradient of h(1) … h(T), (T, B, H), from those of what ``_outputs`` returned."""
+    if grad_written is not None:
+        later = grad_written.transpose(0, 1)
+        grad_states = later if grad_states is None else grad_states + later
+    if grad_last is not None:
+        padded = F.pad(grad_last.unsqueeze(0), (0, 0, 0, 0, len(trail) - 2, 0))
+        grad_states = padded if grad_states is None else grad_states + padded
+    return grad_states
 
 
 class _Transformed(torch.autograd.Function):
@@ -258,7 +340,7 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
     """The gradients of drive, hidden, memory and the slow weights."""
     *inputs, lengths, trail, saved = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
+        return _pulled_back(partial(_eager, "attention", ctx.rule, lengths), inputs, grad_states)
     drive, _, memory, *slow = inputs
     known = saved, trail, grad_states, drive, memory
     if is_observed(grad_states):
@@ -269,7 +351,8 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
             found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
         except RuntimeError:
             # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
-            return _eager_gradients("attention", grad_states, inputs, ctx.rule, lengths)
+            compute = partial(_eager, "attention", ctx.rule, lengths)
+            return _pulled_back(compute, inputs, grad_states)
     each = iter(found)
     return [None if x is None else next(each) for x in inputs]
 
@@ -278,7 +361,7 @@ def _tangents(tensors, rule: Rule, tangents) -> tuple[Tensor, Tensor]:
     """Forward-mode derivatives of states and trail, by way of the attention form."""
     *inputs, lengths = tensors
     places = [k for k, tangent in enumerate(tangents[:7]) if tangent is not None]
-    call, values = _states("attention", inputs, places, rule, lengths)
+    call, values = _of_some(partial(_eager, "attention", rule, lengths), inputs, places)
     # J t as the derivative of Jᵀ u by u: forward-mode derivatives cannot be nested.
     zeros = torch.zeros_like(inputs[0])
     pull_back = torch.func.vjp(lambda u: torch.func.vjp(call, *values)[1](u), zeros)[1]

@@ -221,7 +221,6 @@ def _moved(arguments: tuple, grad_states: Tensor, device, dtype) -> tuple[tuple,
 
 
 def _by_kernel(implementation, arguments: tuple, grad_states: Tensor) -> list[Tensor | None]:
-    drive, _, *others = arguments
     with torch.no_grad():
         states, trail, saved = implementation.forward(*arguments, True)
-        return [states, *implementation.backward(saved, trail, grad_states, drive, *others)]
+        return [states, *implementation.backward(saved, trail, grad_states, *arguments[2:])]

@@ -1,0 +1,140 @@
+"""Products of matrices with many rows: the compiled loops beside PyTorch's own."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from fwrnn import FastWeightsRNN
+from fwrnn.layers.kernels import products, trial
+from tests.layers.test_fast_weights import clone, layer
+
+pytestmark = pytest.mark.filterwarnings("error:the fused kernel")
+DTYPES = [torch.float32, torch.float64]
+SIZES = [(1, 1, 1, 1), (65, 33, 32, 31), (129, 7, 64, 1), (300, 50, 100, 50), (257, 100, 31, 100)]
+
+
+@pytest.fixture
+def any_rows(monkeypatch):
+    """Few rows are multiplied by the loops as well."""
+    monkeypatch.setattr(products, "FEWEST", 1)
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows, results, columns, others", SIZES)
+def test_products_are_right_at_odd_sizes(threads, dtype, rows, results, columns, others):
+    left, right, other, matrix, bias = (
+        torch.randn(shape, dtype=dtype)
+        for shape in (
+            (rows, results), (rows, columns), (rows, others), (results, columns), (results,)
+        )
+    )  # fmt: skip
+    pairs = [
+        (products._times(right, matrix, bias), right @ matrix.t() + bias),
+        (products._times(right, matrix), right @ matrix.t()),
+        (products._times(left, matrix.t()), left @ matrix),
+        *zip(
+            products._contract(left, right, other),
+            (left.t() @ right, left.t() @ other, left.sum(0)),
+            strict=True,
+        ),
+    ]
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
+    for found, wanted in pairs:
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_right_loops_pass_their_trial_and_any_view_is_taken(any_rows, dtype):
+    assert products._fault(dtype) is None
+    right, matrix = torch.randn(33, 70, dtype=dtype), torch.randn(20, 33, dtype=dtype)
+    torch.testing.assert_close(products.times("numba", right.t(), matrix), (matrix @ right).t())
+
+
+def test_what_a_row_comes_to_does_not_depend_on_others_nor_on_threads():
+    left, right, matrix = torch.randn(600, 20), torch.randn(600, 33), torch.randn(20, 33)
+    wanted = products._times(right, matrix), *products._contract(left, right, left)
+    assert torch.equal(products._times(right[:300], matrix), wanted[0][:300])
+    torch.set_num_threads(1)
+    again = products._times(right, matrix), *products._contract(left, right, left)
+    assert all(torch.equal(one, other) for one, other in zip(wanted, again, strict=True))
+
+
+SETTINGS = [
+    {},
+    {"bias": False, "layer_norm": False, "nonlinearity": "tanh"},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True, "read_gain": "fixed"},
+    {"read_gain": "layer", "inner_steps": 2, "nonlinearity": "tanh"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_layer_of_many_rows_is_the_matrix_form(settings):
+    made = layer(5, 7, **settings)
+    exact = clone(made, backend="matrix")
+    x = torch.randn(16, 40, 5, dtype=torch.float64)
+    outcomes = []
+    for each in (made, exact):
+        given = x.clone().requires_grad_()
+        output, state = each(given)
+        (
+            output.sin().sum() + state.hidden.cos().sum() + state.memory.matrix().sin().sum()
+        ).backward()
+        outcomes.append([output, given.grad, *(p.grad for p in each.parameters())])
+    for found, wanted in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_its_gradients_can_be_checked_and_differentiated(any_rows):
+    made = layer(3, 4)
+    x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def outputs(x, *weights):
+        names = [name for name, _ in made.named_parameters()]
+        return torch.func.functional_call(made, dict(zip(names, weights, strict=True)), (x,))[0]
+
+    weights = [p.detach().clone().requires_grad_() for p in made.parameters()]
+    assert gradcheck(outputs, (x, *weights))
+    assert gradgradcheck(outputs, (x, *weights))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_wrong_loops_are_left_alone_and_said_so_once(monkeypatch, which):
+    run = products._run
+
+    def wrong(number, *others):
+        run(number, *others)
+        if number == which:
+            others[-1][4].mul_(1.01)  # what comes out
+
+    monkeypatch.setattr(products, "_run", wrong)
+    monkeypatch.setattr(trial, "_passed", set())
+    monkeypatch.setattr(trial, "_failed", set())
+    made = layer(5, 7, dtype=torch.float32)
+    exact = clone(made, backend="matrix")
+    x = torch.randn(16, 40, 5)
+    with pytest.warns(UserWarning, match="'products' does not work on this CPU .*PyTorch's own"):
+        output, _ = made(x)
+        output.sum().backward()
+    torch.testing.assert_close(output, exact(x)[0], rtol=1e-4, atol=1e-4)
+    exact(x)[0].sum().backward()
+    for one, other in zip(made.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("weight_ih_l0", (9, 5)), ("weight_ih_l0", (7, 4)), ("bias_ih_l0", (3,)),
+    ("weight_hh_l0", (6, 7)), ("weight_hh_l0", (9, 9)), ("norm_bias_l0", (5,)),
+])  # fmt: skip
+@pytest.mark.parametrize("batch", [2, 40])
+def test_weights_of_another_size_are_refused(name, shape, batch):
+    made, x = FastWeightsRNN(5, 7), torch.randn(16, batch, 5)
+    with pytest.raises((RuntimeError, ValueError)):
+        torch.func.functional_call(made, {name: torch.randn(shape)}, (x,))
