@@ -1,6 +1,5 @@
 """From what a task shows to what a recurrent core takes: (T, B, encoding_size)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.interfaces import Images, Screens, Symbols
@@ -28,10 +27,12 @@ class SymbolEncoder(nn.Module):
     def forward(self, symbols: Tensor) -> Tensor:
         """(B, T) integers → (T, B, encoding_size).
 
-        Each of the few symbols is expanded once, and then looked up.
+        Each of the few symbols is expanded once, and then looked up, by ``index_select``, whose
+        gradient takes half the time of ``embedding``'s.
         """
-        expanded = self.expansion(self.embedding.weight)
-        return self.dropout(F.embedding(symbols.transpose(0, 1), expanded))
+        expanded, symbols = self.expansion(self.embedding.weight), symbols.transpose(0, 1)
+        encoded = expanded.index_select(0, symbols.flatten())
+        return self.dropout(encoded.view(*symbols.shape, expanded.shape[1]))
 
 
 class GlimpseEncoder(nn.Module):
