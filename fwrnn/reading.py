@@ -136,3 +136,9 @@ def _first_line(error: Exception) -> str:
     if mark is not None:
         return f"{getattr(error, 'problem', None)} in line {mark.line + 1}"
     return str(error).partition("\n")[0][:200]
+
+
+def path_text(path: Any) -> str:
+    """What somebody else named, in one line; bytes that are not UTF-8 are question marks."""
+    line = str(path).encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -60,7 +61,9 @@ def main(argv: list[str]) -> int:
     drawn = by_task(runs)
     tables = [compare(runs)] if for_machines else drawn
     if options.sort and runs:
-        tables, drawn = sort_by(tables, options.sort), sort_by(drawn, options.sort)
+        tables = sort_by(tables, options.sort)
+        with suppress(UserError):  # among the runs of one task it may not differ
+            drawn = sort_by(drawn, options.sort)
     files = {}
     if options.png or options.html:
         files, broken = pictures(drawn, troubles, options)

@@ -2,6 +2,7 @@
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.commands.sweeps import Sweep
+from fwrnn.reading import path_text
 
 
 def parser() -> Parser:
@@ -25,6 +26,6 @@ def main(argv: list[str]) -> int:
         composition.check_recorded(content["command"])
         return train.main([*content["command"], f"hydra.sweep.dir={options.folder}"])
     for name, job in content["jobs"].items():
-        print(f"{job['state']:<12} {job.get('folder') or ''}  {name}")
+        print(f"{job['state']:<12} {path_text(job.get('folder') or '')}  {path_text(name)}")
     print(sweep.summary()[0])
     return 0

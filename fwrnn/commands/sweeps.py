@@ -19,7 +19,7 @@ from filelock import FileLock
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import unwritable, write_whole
 from fwrnn.learning.claim import holder
-from fwrnn.reading import LARGEST_SWEEP, read_json
+from fwrnn.reading import LARGEST_SWEEP, path_text, read_json
 
 PATIENCE, A_MOMENT = 5.0, 0.3  # seconds, with jobs that do not end, and with those that do
 STATES = "done", "failed", "interrupted", "running", "waiting"
@@ -154,7 +154,7 @@ class Sweep:
         common = set.intersection(*(set(name.split()) for name in jobs)) if jobs else set()
         for name, job in failed.items():
             own = " ".join(word for word in name.split() if word not in common) or name
-            lines.append(f"  {own}: {job['cause']}")
+            lines.append(f"  {path_text(own)}: {path_text(job['cause'])}")
         done = states.count("done")
         if done:
             lines.append(f"compare them with: fwrnn report {quoted(self.folder)}")

@@ -98,12 +98,6 @@ def text(value: Any) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
-def path_text(path: Any) -> str:
-    """A path in full, in one line; of a name that is not UTF-8 its bytes are question marks."""
-    line = str(path).encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
-
-
 def three_digits(value: float) -> str:
     return whole(value) if value >= 100 else f"{value:.{1 if value >= 10 else 2}f}"
 
@@ -153,7 +147,7 @@ def row_labels(comparison: Comparison) -> list[str]:
 
 def _told_apart(rows: Sequence[Row], keys: Sequence[str]) -> int:
     """How many different rows there are, to who looks at these settings alone."""
-    return len({(row.score, *(str(row.settings[key]) for key in keys)) for row in rows})
+    return len({(row.score, *(repr(row.settings[key]) for key in keys)) for row in rows})
 
 
 def heading(comparison: Comparison) -> str:

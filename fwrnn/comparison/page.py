@@ -11,7 +11,6 @@ from fwrnn.comparison.cells import (
     columns,
     heading,
     note,
-    path_text,
     score_name,
     score_number,
     text,
@@ -19,7 +18,7 @@ from fwrnn.comparison.cells import (
 )
 from fwrnn.comparison.found import Run, Trouble
 from fwrnn.comparison.rows import ABSENT, Comparison, short
-from fwrnn.reading import is_number
+from fwrnn.reading import is_number, path_text
 
 STYLE = """
 :root { color-scheme: light; font: 15px/1.45 system-ui, sans-serif; color: #222; }

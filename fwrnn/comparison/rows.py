@@ -1,7 +1,7 @@
 """From runs to rows: what differs among them, seeds gathered, the best first."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -40,9 +40,8 @@ class Row:
 
     @property
     def commits(self) -> list[str]:
-        """Of the code that trained, each once, shortened as git does."""
-        found = (str(run.metrics.get("commit") or "").split() for run in self.runs)
-        return list(dict.fromkeys(short(commit) for commits in found for commit in commits))
+        """Of the code that trained them."""
+        return commits_of(run.metrics for run in self.runs)
 
     def numbers(self, name: str) -> list[float]:
         """A metric of the runs that have it."""
@@ -55,6 +54,12 @@ class Row:
             if is_number(run.metrics.get(name)):
                 by_seed.setdefault(run.seed, []).append(run.metrics[name])
         return interval([fmean(numbers) for numbers in by_seed.values()]) if by_seed else None
+
+
+def commits_of(recorded: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What runs recorded, each once, shortened as git does; "+" says that code was changed."""
+    found = (str(metrics.get("commit") or "").split() for metrics in recorded)
+    return list(dict.fromkeys(short(commit) for commits in found for commit in commits))
 
 
 def short(commit: str) -> str:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fwrnn.comparison.cells import Column, columns, heading, note, path_text, plain_word, text
+from fwrnn.comparison.cells import Column, columns, heading, note, plain_word, text
 from fwrnn.comparison.found import Run, Trouble
 from fwrnn.comparison.rows import ABSENT, FIRST, Comparison, Row
-from fwrnn.reading import is_number
+from fwrnn.reading import is_number, path_text
 
 GAP = "  "
 PLAIN = re.compile(r"[A-Za-z /%]+")

@@ -61,7 +61,7 @@ def assemble(config: Config, sizes: dict[str, torch.Size] | None = None) -> Asse
     except ValueError as error:
         raise UserError(f"model.{error}") from error
     except (MemoryError, RuntimeError, OverflowError, TypeError) as error:  # so torch says it
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = str(error).strip().partition("\n")[0][:120]
         raise UserError(
             f"the model cannot be made here ({reason}); choose a smaller one"
         ) from error
@@ -219,7 +219,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError("known are cpu, cuda, cuda:1, mps and xpu")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = str(error).strip().partition("\n")[0][:120]
         raise UserError(
             f"device '{name}' cannot be used here ({reason}); device=cpu always can"
         ) from error

@@ -71,9 +71,10 @@ class Trained:
             return answers[0] if images.dim() == 2 else answers
         if isinstance(inputs, str):
             return self._answer_texts([inputs])[0]
-        if not all(isinstance(text, str) for text in inputs):
+        texts = list(inputs)
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError("this network reads text; give a string, or a list of strings")
-        return self._answer_texts(list(inputs))
+        return self._answer_texts(texts)
 
     def attention(self, text: str) -> Tensor | None:
         """How strongly each character attends to each earlier one, (T, T), see
@@ -140,9 +141,12 @@ def load(
         UserError: no such run, a broken one, data that are missing, or no such device.
     """
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):  # building a network draws first weights
-        (config, _, task, model, where), _ = load_run(run, device, data_dir)
-    torch.set_num_threads(threads)  # those of the run are not for its guests
+    others = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(others):  # building a network draws first weights
+            (config, _, task, model, where), _ = load_run(run, device, data_dir)
+    finally:
+        torch.set_num_threads(threads)  # those of the run are not for its guests
     core: Any = getattr(model, "core", None)
     if backend is not None and hasattr(core, "backend"):
         core.backend = backend

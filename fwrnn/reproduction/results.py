@@ -1,12 +1,12 @@
 """What our runs of a cell came to, tested again where there are weights, and the verdict."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fwrnn.comparison.intervals import Interval, interval
+from fwrnn.comparison.rows import commits_of
 from fwrnn.reproduction import targets
 from fwrnn.reproduction.targets import Cell
 
@@ -159,19 +159,9 @@ def as_object(target: str, result: Result, stand_in: bool) -> dict[str, Any]:
         "each": result.numbers,
         "missing": result.missing,
         "updates": [run.metrics.get("updates") for run in runs],
-        "commits": commits(runs),
+        "commits": commits_of(run.metrics for run in runs),
         "tested_again": [run.seed for run in tested_again],
         "as_recorded": all(run.holds for run in tested_again) if tested_again else None,
         "verdict": None if stand_in else result.verdict,
     }
     return found | {extra.name: extra.value for extra in result.extras}
-
-
-def commits(runs: Sequence[Run]) -> list[str]:
-    """The commits that trained them, each once."""
-    known: dict[str, None] = {}
-    for run in runs:
-        for commit in run.metrics.get("commits") or [run.metrics.get("commit")]:
-            if commit:
-                known[commit[:7]] = None
-    return list(known)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from fwrnn.comparison.cells import Column
+from fwrnn.comparison.rows import commits_of
 from fwrnn.comparison.table import aligned
-from fwrnn.reproduction.results import Result, commits
+from fwrnn.reproduction.results import Result
 from fwrnn.reproduction.targets import Target
 
 NONE = "–"
@@ -27,7 +28,8 @@ def columns(target: Target, results: Sequence[Result]) -> list[Column]:
             for r in results
         ]
     cells["updates"] = [updates(result) for result in results]
-    cells["commit"] = [" ".join(commits(result.runs)) or NONE for result in results]
+    commits = [commits_of(run.metrics for run in result.runs) for result in results]
+    cells["commit"] = [" ".join(each) or NONE for each in commits]
     if not target.stand_in:
         cells["verdict"] = [verdict(result) for result in results]
     right = (target.column, "the paper's", "updates")

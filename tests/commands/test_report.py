@@ -33,6 +33,14 @@ def test_table_for_people(folder, capsys):
     assert "| `irnn` |" in capsys.readouterr().out
 
 
+def test_machines_may_sort_by_what_differs_between_tasks_alone(folder, tmp_path, capsys):
+    write_game(folder / "game", 0.5)
+    for form in ("--csv", "--json"):
+        assert main(["report", str(folder), form, "--sort", "task"]) == 0
+        assert "catch" in capsys.readouterr().out
+    assert main(["report", str(folder), "--csv", "--sort", "nothing"]) == 2
+
+
 def test_forms_for_machines_are_alone_on_standard_output(folder, tmp_path, capsys):
     picture = tmp_path / "new" / "x.png"
     assert main(["report", str(folder), "--json", "--png", str(picture)]) == 0

@@ -90,6 +90,14 @@ def test_the_end_of_a_sweep_names_a_command_that_a_shell_takes(tmp_path):
     assert shlex.split(line)[-3:] == ["fwrnn", "report", str(sweep.folder)]
 
 
+def test_what_a_strangers_sweep_is_called_is_only_printed(tmp_path, capsys):
+    sweep = Sweep(tmp_path)
+    sweep.begin([], [["seed=0\x1b[2J"]])
+    sweep.set(["seed=0\x1b[2J"], state="failed", cause="\x1b[2J", folder="\x1b[2J")
+    main(["sweep", "status", str(tmp_path)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_another_configuration_of_the_same_name_is_refused(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]

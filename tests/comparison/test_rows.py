@@ -4,7 +4,7 @@ import pytest
 
 from fwrnn.comparison.cells import row_labels
 from fwrnn.comparison.found import find
-from fwrnn.comparison.rows import ABSENT, by_task, compare, short_names, sort_by
+from fwrnn.comparison.rows import ABSENT, by_task, commits_of, compare, short_names, sort_by
 from fwrnn.errors import UserError
 from tests.comparison.runs import write_game, write_run
 
@@ -126,3 +126,14 @@ def test_labels_have_no_more_than_tells_rows_apart(tmp_path):
     labels = row_labels(comparison(tmp_path))
     assert sorted(labels) == ["lstm learning_rate=0.1", "rnn learning_rate=0.2",
                               "rnn learning_rate=0.3"]  # fmt: skip
+
+
+def test_a_number_and_its_word_are_told_apart(tmp_path):
+    for pairs in (4, "4"):
+        write_run(tmp_path / repr(pairs), ("task.pairs", pairs))
+    assert len(row_labels(comparison(tmp_path))) == 2
+
+
+def test_every_commit_is_told_once_and_that_code_was_changed():
+    recorded = [{"commit": "1234567890ab+"}, {"commit": "1234567890ab+ abcdef012345"}, {}]
+    assert commits_of(recorded) == ["1234567+", "abcdef0"]

@@ -54,6 +54,7 @@ def test_strings_are_answered_one_by_one_or_together_in_their_order():
     questions = ["c9k8j3f1??c", "a1??a", "c9k8j3f1??k", "b2??b"]
     assert [answer.label for answer in trained(questions)] == ["9", "1", "8", "2"]
     assert trained([]) == []
+    assert [answer.label for answer in trained(text for text in questions[:2])] == ["9", "1"]
     with pytest.raises(ValueError, match="expected a key"):
         trained("9")
     with pytest.raises(TypeError, match="reads text"):

@@ -1,7 +1,7 @@
 """Advantage actor-critic on tasks that are played: the loss, and the synchronous trainer.
 
 Section 4.4 of the paper trains by A3C (Mnih et al., arXiv:1602.01783); its loss is here, for both
-forms. What the paper leaves open and we chose: see ``conf/actor_critic.yaml``.
+forms. What the paper leaves open and we chose: see ``conf/shared/actor_critic.yaml``.
 """
 
 from typing import NamedTuple
