@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from signal import SIGINT
@@ -110,12 +111,21 @@ def _start_or_go_on(job: Job) -> float:
     if job.among_others and config.threads is None:
         config.threads = 1
     begun = run.last.is_file() and run.config.is_file()
-    if begun and read_config(migrated(run.read_config())) != config:
+    if begun and _computed(read_config(migrated(run.read_config()))) != _computed(config):
         raise Taken(
             f"'{job.folder}' holds a run of another configuration; choose another hydra.sweep.dir"
         )
     metrics = run.read_metrics() or train(config, run.path, resume=begun)
     return objective(config, metrics)
+
+
+def _computed(config: Config) -> dict:
+    """What decides what comes out: not where it is computed, nor where its data lie."""
+    values = asdict(config)
+    for of, keys in ((values, ("device", "threads")), (values["task"], ("data_dir", "cache_dir"))):
+        for key in keys:
+            of.pop(key, None)
+    return values
 
 
 def objective(config: Config, metrics: dict) -> float:

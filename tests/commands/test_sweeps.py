@@ -108,6 +108,16 @@ def test_another_configuration_of_the_same_name_is_refused(tiny, tmp_path, monke
     assert "holds a run of another configuration" in capsys.readouterr().err
 
 
+def test_a_job_that_went_on_elsewhere_is_the_same_job(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]
+    assert main(words) == 0
+    (run,) = tmp_path.glob("sweep/*/config.yaml")
+    assert main(["train", f"resume={run.parent}", "threads=2", "device=auto"]) == 0
+    assert "threads: 2" in run.read_text("utf-8")
+    assert main(words) == 0
+
+
 def test_folders_say_what_differs_from_the_defaults(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["train", "-m", *tiny, "task.pairs=4,8", "control=none,folded", "hydra.sweep.dir=s"]
