@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from pkgutil import resolve_name
 from typing import ClassVar
 
 from fwrnn.config import at_least
@@ -14,7 +15,8 @@ SelectBy = Enum("SelectBy", ["val_loss", "val_error"])
 class TrainerConfig:
     """What every trainer has: how long, how fast, and how often it looks.
 
-    ``kind`` names the tasks that it is for, as ``TaskConfig.kind`` does.
+    ``kind`` names the tasks that it is for, as ``TaskConfig.kind`` does; ``makes`` is its class, as
+    "module:class".
     """
 
     name: str
@@ -28,6 +30,7 @@ class TrainerConfig:
     patience: int | None
 
     kind: ClassVar[str]
+    makes: ClassVar[str]
     cpu_only: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -47,7 +50,7 @@ class TrainerConfig:
 
     def build(self, model, task, seed: int, device, folder):
         """The ``Trainer``. Raises UserError for what does not go together."""
-        raise NotImplementedError
+        return resolve_name(self.makes)(model, task, self, seed, device, folder)
 
 
 @dataclass(kw_only=True)
@@ -61,6 +64,7 @@ class SupervisedConfig(TrainerConfig):
     adversarial_norm: float = 0.0
 
     kind = "supervised"
+    makes = "fwrnn.learning.supervised.trainer:SupervisedTrainer"
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,11 +80,6 @@ class SupervisedConfig(TrainerConfig):
                 "null turns averaging off"
             )
 
-    def build(self, model, task, seed, device, folder):
-        from fwrnn.learning.supervised.trainer import SupervisedTrainer
-
-        return SupervisedTrainer(model, task, self, seed, device, folder)
-
 
 @dataclass(kw_only=True)
 class ActorCriticConfig(TrainerConfig):
@@ -95,6 +94,7 @@ class ActorCriticConfig(TrainerConfig):
     solved_reward: float | None
 
     kind = "games"
+    makes = "fwrnn.learning.games.actor_critic:A2CTrainer"
 
     def __post_init__(self):
         super().__post_init__()
@@ -109,23 +109,14 @@ class ActorCriticConfig(TrainerConfig):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
-    def build(self, model, task, seed, device, folder):
-        from fwrnn.learning.games.actor_critic import A2CTrainer
-
-        return A2CTrainer(model, task, self, seed, device, folder)
-
 
 @dataclass(kw_only=True)
 class A3CConfig(ActorCriticConfig):
     workers: int
 
+    makes = "fwrnn.learning.games.a3c:A3CTrainer"
     cpu_only = True  # workers share memory there
 
     def __post_init__(self):
         super().__post_init__()
         at_least(1, "workers", self.workers)
-
-    def build(self, model, task, seed, device, folder):
-        from fwrnn.learning.games.a3c import A3CTrainer
-
-        return A3CTrainer(model, task, self, seed, device, folder)

@@ -4,6 +4,7 @@ A core = one class here, one line in ``fwrnn.config.CORES``, one YAML in ``conf/
 """
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar, get_type_hints
 
 from fwrnn.config import added_settings, at_least, at_most
@@ -58,15 +59,22 @@ class RecurrentConfig(ModelConfig):
     """A recurrent core behind the shared encoder.
 
     A core maps (T, B, I) to states (…, B, H), the last of which is what the head sees, and to what
-    it would go on from, as ``torch.nn.RNN`` does.
+    it would go on from, as ``torch.nn.RNN`` does. ``makes`` is its class, as "module:class".
     """
 
     embedding_size: int | None
     encoding_size: int
 
+    makes: ClassVar[str]
+
+    @property
+    def state_size(self) -> int:
+        return self.hidden_size
+
     def build(self, input_size: int) -> "nn.Module":
         """The core. Raises ValueError for a setting out of range."""
-        raise NotImplementedError
+        settings = added_settings(self, RecurrentConfig)
+        return resolve_name(self.makes)(input_size, self.hidden_size, **settings)
 
     def classifier(self, spec: "TaskSpec") -> "Network":
         from fwrnn.models.classifiers import SequenceClassifier
@@ -115,17 +123,13 @@ class FastWeightsConfig(_Remembering, RecurrentConfig):
     read_gain: str = "fixed"  # of runs from before it could be learned
     backend: str
 
+    makes = "fwrnn.layers:FastWeightsRNN"
+
     def __post_init__(self):
         super().__post_init__()
         self.check_constants()
         one_of("read_gain", self.read_gain, READ_GAINS)
         one_of("backend", self.backend, ("auto", *BACKENDS))
-
-    def build(self, input_size: int) -> "nn.Module":
-        from fwrnn.layers import FastWeightsRNN
-
-        settings = added_settings(self, RecurrentConfig)
-        return FastWeightsRNN(input_size, self.hidden_size, **settings)
 
 
 @dataclass(kw_only=True)
@@ -151,22 +155,15 @@ class MultiLevelConfig(_Remembering, RecurrentConfig):
 
 @dataclass(kw_only=True)
 class LSTMConfig(RecurrentConfig):
+    makes = "torch.nn:LSTM"
+
     @property
     def state_size(self) -> int:
         return 2 * self.hidden_size
 
-    def build(self, input_size: int) -> "nn.Module":
-        from torch import nn
-
-        return nn.LSTM(input_size, self.hidden_size)
-
 
 @dataclass(kw_only=True)
 class RNNConfig(RecurrentConfig):
-    @property
-    def state_size(self) -> int:
-        return self.hidden_size
-
     def build(self, input_size: int) -> "nn.Module":
         from torch import nn
 
@@ -174,17 +171,16 @@ class RNNConfig(RecurrentConfig):
 
 
 @dataclass(kw_only=True)
-class IRNNConfig(RNNConfig):
-    def build(self, input_size: int) -> "nn.Module":
-        from fwrnn.layers import IRNN
-
-        return IRNN(input_size, self.hidden_size)
+class IRNNConfig(RecurrentConfig):
+    makes = "fwrnn.layers:IRNN"
 
 
 @dataclass(kw_only=True)
 class AssociativeLSTMConfig(RecurrentConfig):
     copies: int
     heads: int
+
+    makes = "fwrnn.layers:AssociativeLSTM"
 
     def __post_init__(self):
         super().__post_init__()
@@ -194,11 +190,6 @@ class AssociativeLSTMConfig(RecurrentConfig):
     @property
     def state_size(self) -> int:
         return (1 + self.copies) * self.hidden_size
-
-    def build(self, input_size: int) -> "nn.Module":
-        from fwrnn.layers import AssociativeLSTM
-
-        return AssociativeLSTM(input_size, self.hidden_size, self.copies, self.heads)
 
 
 @dataclass(kw_only=True)

@@ -1,13 +1,14 @@
 """The settings of every task: the arguments of its class. Does not import torch."""
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from fwrnn.config import added_settings
 from fwrnn.layers.rule import one_of
 
 if TYPE_CHECKING:
-    from fwrnn.interfaces import GameTask, SupervisedTask, Task
+    from fwrnn.interfaces import Task
 
 DATASETS = ("mnist", "digits")
 LAYOUTS = ("synthetic", "multi_pie", "folders")
@@ -18,13 +19,14 @@ class TaskConfig:
     """What every task has.
 
     ``kind`` names how it is learned, see ``fwrnn.learning.kinds``; ``shows`` is what a model sees
-    of it: "symbols", "images" or "screens".
+    of it: "symbols", "images" or "screens"; ``makes`` is its class, as "module:class".
     """
 
     name: str
 
     kind: ClassVar[str]
     shows: ClassVar[str]
+    makes: ClassVar[str]
 
     @property
     def variant(self) -> str | None:
@@ -33,7 +35,7 @@ class TaskConfig:
 
     def build(self, seed: int) -> "Task":
         """The task. Raises ValueError for a setting out of range."""
-        raise NotImplementedError
+        return resolve_name(self.makes)(**added_settings(self, TaskConfig), seed=seed)
 
 
 @dataclass
@@ -45,11 +47,7 @@ class AssocRetrievalConfig(TaskConfig):
     test_size: int
 
     kind, shows = "supervised", "symbols"
-
-    def build(self, seed: int) -> "SupervisedTask":
-        from fwrnn.tasks.assoc_retrieval import AssocRetrieval
-
-        return AssocRetrieval(**added_settings(self, TaskConfig), seed=seed)
+    makes = "fwrnn.tasks.assoc_retrieval:AssocRetrieval"
 
 
 @dataclass
@@ -61,6 +59,7 @@ class MnistGlimpsesConfig(TaskConfig):
     rotation: float
 
     kind, shows = "supervised", "images"
+    makes = "fwrnn.tasks.mnist_glimpses:MnistGlimpses"
 
     def __post_init__(self):
         one_of("dataset", self.dataset, DATASETS)
@@ -68,11 +67,6 @@ class MnistGlimpsesConfig(TaskConfig):
     @property
     def variant(self) -> str:
         return self.dataset
-
-    def build(self, seed: int) -> "SupervisedTask":
-        from fwrnn.tasks.mnist_glimpses import MnistGlimpses
-
-        return MnistGlimpses(**added_settings(self, TaskConfig), seed=seed)
 
 
 @dataclass
@@ -90,6 +84,7 @@ class FacialExpressionConfig(TaskConfig):
     rotation: float
 
     kind, shows = "supervised", "images"
+    makes = "fwrnn.tasks.facial_expression:FacialExpression"
 
     def __post_init__(self):
         one_of("layout", self.layout, LAYOUTS)
@@ -98,11 +93,6 @@ class FacialExpressionConfig(TaskConfig):
     def variant(self) -> str:
         return self.layout
 
-    def build(self, seed: int) -> "SupervisedTask":
-        from fwrnn.tasks.facial_expression import FacialExpression
-
-        return FacialExpression(**added_settings(self, TaskConfig), seed=seed)
-
 
 @dataclass
 class CatchConfig(TaskConfig):
@@ -110,12 +100,8 @@ class CatchConfig(TaskConfig):
     visible_frames: int
 
     kind, shows = "games", "screens"
+    makes = "fwrnn.tasks.catch:Catch"
 
     @property
     def variant(self) -> str:
         return f"N={self.size}, M={self.visible_frames}"
-
-    def build(self, seed: int) -> "GameTask":
-        from fwrnn.tasks.catch import Catch
-
-        return Catch(**added_settings(self, TaskConfig), seed=seed)
