@@ -145,8 +145,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of drive, hidden, memory, norm_weight, norm_bias and read_gain.
 
-    None for what there was none of. That of ``weight_hh`` follows from the first and ``trail`` in
-    one matrix product.
+    From that of h(1) … h(T) and what ``forward`` returned and was given; in the dtype of ``trail``,
+    and None for what there was none of. That of drive is also that of W h(t), so that of
+    ``weight_hh`` follows from it and ``trail`` in one matrix product.
     """
     plan = _plan_for(grad_states.shape, trail.dtype, memory, slow, rule, saved.shape[0])
     steps, batch, units = grad_states.shape

@@ -19,53 +19,36 @@ from fwrnn.layers.rule import Rule
 Memory = TypeVar("Memory", Tensor, FastMemory)
 
 
-def matrix(
-    drive: Tensor,
-    hidden: Tensor,
-    memory: FastMemory,
-    slow: SlowWeights,
-    rule: Rule,
-    lengths: Tensor | None,
-) -> tuple[Tensor, FastMemory]:
+def matrix(drive, hidden, memory: FastMemory, slow, rule, lengths) -> tuple[Tensor, FastMemory]:
     """Equations 1, 2 and 5 as written: A is an H×H matrix per sequence, updated at every step.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
     with T·H².
     """
-
-    states, A = _run(
-        drive, hidden, memory.matrix(), slow, rule, lengths, equations.read, write_matrix
-    )  # fmt: skip
+    A = memory.matrix()
+    states, A = _run(equations.read, write_matrix, drive, hidden, A, slow, rule, lengths)
     return states, FastMemory.from_matrix(A)
 
 
-def attention(
-    drive: Tensor,
-    hidden: Tensor,
-    memory: FastMemory,
-    slow: SlowWeights,
-    rule: Rule,
-    lengths: Tensor | None,
-) -> tuple[Tensor, FastMemory]:
+def attention(drive, hidden, memory: FastMemory, slow, rule, lengths) -> tuple[Tensor, FastMemory]:
     """Equation 4: A is never formed while the sequence runs; each step attends to the past states.
 
     Takes and returns what ``fwrnn.layers.kernels.recurrence`` documents. Time and memory grow
     with T²·H.
     """
-    return _run(
-        drive, hidden, memory, slow, rule, lengths, FastMemory.read, FastMemory.write
-    )  # fmt: skip
+    read, write = FastMemory.read, FastMemory.write
+    return _run(read, write, drive, hidden, memory, slow, rule, lengths)
 
 
 def _run(
+    read: Callable[[Memory, Tensor], Tensor],
+    write: Callable[[Memory, Tensor, Rule, Tensor | None], Memory],
     drive: Tensor,
     hidden: Tensor,
     memory: Memory,
     slow: SlowWeights,
     rule: Rule,
     lengths: Tensor | None,
-    read: Callable[[Memory, Tensor], Tensor],
-    write: Callable[[Memory, Tensor, Rule, Tensor | None], Memory],
 ) -> tuple[Tensor, Memory]:
     """The loop over time. A sequence that has ended keeps its state and its memory."""
     states = []

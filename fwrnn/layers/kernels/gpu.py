@@ -116,23 +116,7 @@ def forward(
     lengths: Tensor | None,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every state of whole sequences, without autograd.
-
-    Args:
-        drive: C x(t) + biases for every step, (T, B, H).
-        hidden: the state before the first step, (B, H); its dtype is that of the computation.
-        memory: the fast memory before the first step, (B, H, H), or None for zero.
-        slow: the learned weights used within a step.
-        rule: the constants.
-        lengths: how many steps each sequence has, 1 to T, (B) in int64, or None for T. Past them
-            the state stays what it is, and drive is not looked at.
-        save: whether ``backward`` will follow.
-
-    Returns:
-        h(1) … h(T), (T, B, H) in the dtype of ``hidden``; h(0) … h(T), (T + 1, B, H), apart; and
-        what ``backward`` wants of the forward pass, ``saved_size`` numbers in one dimension, none
-        without ``save``.
-    """
+    """As ``cpu.forward``; ``lengths`` are int64, 1 to T, and no drive past them is looked at."""
     from fwrnn.layers.kernels import triton_loops
 
     steps, batch, size = drive.shape
@@ -200,19 +184,9 @@ def backward(
     rule: Rule,
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of ``forward``, from those of its states.
+    """As ``cpu.backward``. None, too, for what no inner step uses.
 
-    Args:
-        saved, trail: what ``forward`` returned with ``save``.
-        grad_states: the gradient of h(1) … h(T), (T, B, H).
-        memory, slow, rule, lengths: what ``forward`` was given.
-
-    Returns:
-        The gradients of drive (T, B, H), hidden (B, H), memory (B, H, H), norm weight (H), norm
-        bias (H) and read gain (H), all in the dtype of ``trail``; None for what there was none of,
-        or what no inner step uses. That of drive is 0 past the end of a sequence. It is also the
-        gradient of W h(t), so with the states before each step it gives the gradient of W as one
-        matrix product.
+    The gradient of drive is 0 past the end of a sequence.
     """
     from fwrnn.layers.kernels import triton_loops
 
