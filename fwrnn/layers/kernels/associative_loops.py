@@ -14,11 +14,7 @@ cells those before the first step, too. Else a thread uses those of one step aga
 the cells change in place.
 """
 
-import zlib
-from pathlib import Path
-
-import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, cfunc, types
 
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
@@ -33,9 +29,8 @@ ARRAYS = (
     "drive", "weight", "hidden", "states", "affine", "found", "cells", "work",
     "grad_states", "grad_cells", "grad_drive", "grad_hidden",
 )  # fmt: skip
-CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *ARRAYS)])
-SOURCES = (__file__, v.__file__, simd.__file__)
-VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
+LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *ARRAYS)
+VERSION = simd.version_of(__file__, v.__file__)
 
 
 def work_rows(heads: int) -> int:
@@ -315,10 +310,10 @@ def _backward_block(c, kind, block, slot):
 
 
 def build(kind, cache: bool):
-    """The loops for one type of number: two C functions, each of the address of a ``CALL``."""
-    signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
+    """The loops for one type of number: two C functions of type ``LOOP``."""
+    version = VERSION
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def forward(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
@@ -327,7 +322,7 @@ def build(kind, cache: bool):
             _forward_block(c, kind, block, slot)
             block = simd.claim(counters, 0)
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def backward(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))

@@ -19,11 +19,7 @@ All arrays are flat. A name that ends in ``_at`` is the index in its array where
 ``row`` is the numbers in one vector of a block, ``count`` the registers.
 """
 
-import zlib
-from pathlib import Path
-
-import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, cfunc
 
 from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_vectors as v
@@ -45,11 +41,8 @@ ARRAYS = (
     "grad_states", "grad_drive", "grad_hidden", "grad_memory",
     "by_block", "grad_gain", "grad_shift", "grad_read_gain",
 )  # fmt: skip
-CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)])
-# Numba's cache on disk notices changes of this file, but not of what it imports; it does notice
-# other values of a variable around a function, which this becomes in ``build``.
-SOURCES = (__file__, v.__file__, simd.__file__, equations.__file__)
-VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
+LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)
+VERSION = simd.version_of(__file__, v.__file__, equations.__file__)
 
 
 def work_rows(
@@ -375,14 +368,14 @@ def sum_blocks(c, kind, address, rows, which):
 
 
 def build(kind, cache: bool):
-    """The loops for one type of number: two C functions, each of the address of a ``CALL``.
+    """The loops for one type of number: two C functions of type ``LOOP``.
 
     Every thread of a team calls the function with the same address, and takes block after block
     until none is left.
     """
-    signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
+    version = VERSION
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def forward(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
@@ -394,7 +387,7 @@ def build(kind, cache: bool):
             _forward_block(c, kind, constants, block, slot)
             block = simd.claim(counters, 0)
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def backward(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))

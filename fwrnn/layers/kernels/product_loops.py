@@ -4,11 +4,7 @@ The register work is that of a step, ``cpu_vectors.multiply``. What is summed ov
 cache, so nothing else has to be packed.
 """
 
-import zlib
-from pathlib import Path
-
-import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, cfunc
 
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
@@ -20,9 +16,8 @@ CONSTANTS = (
     "work_size",
 )  # fmt: skip
 ARRAYS = ("left", "right", "other", "bias", "out", "other_out", "sums", "work")
-CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *ARRAYS)])
-SOURCES = (__file__, v.__file__, simd.__file__)
-VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
+LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *ARRAYS)
+VERSION = simd.version_of(__file__, v.__file__)
 CHUNK = 128  # rows that are summed over at once
 
 
@@ -78,10 +73,10 @@ def _contract(c, kind, task, slot):
 
 
 def build(kind, cache: bool):
-    """The loops for one type of number: two C functions, each of the address of a ``CALL``."""
-    signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
+    """The loops for one type of number: two C functions of type ``LOOP``."""
+    version = VERSION
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def times(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
@@ -90,7 +85,7 @@ def build(kind, cache: bool):
             _times(c, kind, task, slot)
             task = simd.claim(counters, 0)
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def contract(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))

@@ -7,9 +7,12 @@ instructions of the machine at hand, whatever their width.
 """
 
 import operator
+import zlib
+from pathlib import Path
 
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
@@ -22,6 +25,20 @@ MANY = 8 if WIDE else 4
 # For what only compiled code calls: an entrance from Python, too, takes an eighth of the time.
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 LANES = {kind: VECTOR_BYTES // (kind.bitwidth // 8) for kind in (types.float32, types.float64)}
+
+
+def loop_type(*names: str):
+    """That of a C function of an address, at which 64-bit integers with these names lie."""
+    return types.void(types.CPointer(from_dtype(np.dtype([(name, np.int64) for name in names]))))
+
+
+def version_of(*files: str) -> int:
+    """A checksum of these files and this one.
+
+    Numba's cache on disk notices changes of a function's file, but not of what it imports; it does
+    notice other values of a variable around the function, which this becomes in a ``build``.
+    """
+    return zlib.crc32(b"".join(Path(file).read_bytes() for file in (*files, __file__)))
 
 
 def width(array) -> int:
@@ -44,6 +61,10 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(scalar, vector.lanes))
 
 
+def _vector(array_type) -> Vector:
+    return Vector(array_type.dtype, LANES[array_type.dtype])
+
+
 def _pointer(context, builder, array_type, array, index, llvm_type):
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), llvm_type.as_pointer())
@@ -56,15 +77,17 @@ def _itemsize(array_type) -> int:
 @intrinsic
 def load(typing, array, index):
     """The lanes at ``array[index]`` and after it, in memory order."""
-    vector = Vector(array.dtype, LANES[array.dtype])
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(
-            context, builder, array, *arguments, context.get_value_type(signature.return_type)
-        )
-        return builder.load(pointer, align=_itemsize(array))
+        return _lanes_at(context, builder, array, *arguments)
 
-    return vector(array, types.intp), generate
+    return _vector(array)(array, types.intp), generate
+
+
+def _lanes_at(context, builder, array_type, array, index):
+    kind = context.get_value_type(_vector(array_type))
+    pointer = _pointer(context, builder, array_type, array, index, kind)
+    return builder.load(pointer, align=_itemsize(array_type))
 
 
 @intrinsic
@@ -91,14 +114,17 @@ def splat(typing, scalar):
 @intrinsic
 def broadcast(typing, array, index):
     """``array[index]`` in all lanes."""
-    vector = Vector(array.dtype, LANES[array.dtype])
 
     def generate(context, builder, signature, arguments):
-        scalar = context.get_value_type(array.dtype)
-        number = builder.load(_pointer(context, builder, array, *arguments, scalar))
-        return _splat(builder, number, context.get_value_type(vector))
+        return _number_at(context, builder, array, *arguments)
 
-    return vector(array, types.intp), generate
+    return _vector(array)(array, types.intp), generate
+
+
+def _number_at(context, builder, array_type, array, index):
+    kind = context.get_value_type(_vector(array_type))
+    number = builder.load(_pointer(context, builder, array_type, array, index, kind.element))
+    return _splat(builder, number, kind)
 
 
 def _splat(builder, number, kind):
@@ -208,7 +234,7 @@ def negative(typing, a):
 @intrinsic
 def zero(typing, array):
     """A vector of zeros of the kind that ``array`` holds."""
-    vector = Vector(array.dtype, LANES[array.dtype])
+    vector = _vector(array)
 
     def generate(context, builder, signature, arguments):
         return ir.Constant(context.get_value_type(vector), [0.0] * vector.lanes)
@@ -225,14 +251,12 @@ def _width(array):
 def _rows_loader(count):
     @intrinsic
     def load_rows(typing, array, at, stride):
-        rows = types.UniTuple(Vector(array.dtype, LANES[array.dtype]), count)
+        rows = types.UniTuple(_vector(array), count)
 
         def generate(context, builder, signature, arguments):
-            return context.make_tuple(
-                builder,
-                rows,
-                [_load_row(context, builder, array, *arguments, row) for row in range(count)],
-            )
+            places = [_offset(builder, *arguments[1:], row) for row in range(count)]
+            found = [_lanes_at(context, builder, array, arguments[0], at) for at in places]
+            return context.make_tuple(builder, rows, found)
 
         return rows(array, types.intp, types.intp), generate
 
@@ -242,37 +266,14 @@ def _rows_loader(count):
 load_1, load_2, load_4, load_many = (_rows_loader(count) for count in (1, 2, 4, MANY))
 
 
-@intrinsic
-def zeros_4(typing, array):
+@inner
+def zeros_4(array):
     """Four vectors of zeros of the kind that ``array`` holds."""
-    rows = types.UniTuple(Vector(array.dtype, LANES[array.dtype]), 4)
-
-    def generate(context, builder, signature, arguments):
-        kind = context.get_value_type(rows.dtype)
-        nothing = ir.Constant(kind, [0.0] * kind.count)
-        return context.make_tuple(builder, rows, [nothing] * 4)
-
-    return rows(array), generate
+    return zero(array), zero(array), zero(array), zero(array)
 
 
 def _offset(builder, at, stride, row):
     return builder.add(at, builder.mul(stride, ir.Constant(stride.type, row)))
-
-
-def _load_row(context, builder, array_type, array, at, stride, row):
-    kind = context.get_value_type(Vector(array_type.dtype, LANES[array_type.dtype]))
-    pointer = _pointer(context, builder, array_type, array, _offset(builder, at, stride, row), kind)
-    return builder.load(pointer, align=_itemsize(array_type))
-
-
-def _load_scalar(context, builder, array_type, array, at, stride, row):
-    kind = context.get_value_type(array_type.dtype)
-    pointer = _pointer(context, builder, array_type, array, _offset(builder, at, stride, row), kind)
-    return _splat(
-        builder,
-        builder.load(pointer),
-        context.get_value_type(Vector(array_type.dtype, LANES[array_type.dtype])),
-    )
 
 
 @intrinsic
@@ -295,16 +296,12 @@ def _rowwise(read):
     @intrinsic
     def apply(typing, rows, array, at, stride, vector):
         def generate(context, builder, signature, arguments):
-            accumulators = cgutils.unpack_tuple(builder, arguments[0])
-            results = [
-                _fma(
-                    builder,
-                    read(context, builder, array, *arguments[1:4], row),
-                    arguments[4],
-                    accumulator,
-                )
-                for row, accumulator in enumerate(accumulators)
-            ]
+            _, numbers, at, stride, factor = arguments
+            results = []
+            for row, value in enumerate(cgutils.unpack_tuple(builder, arguments[0])):
+                place = _offset(builder, at, stride, row)
+                found = read(context, builder, array, numbers, place)
+                results.append(_fma(builder, found, factor, value))
             return context.make_tuple(builder, rows, results)
 
         return rows(rows, array, types.intp, types.intp, vector), generate
@@ -317,8 +314,8 @@ def _fma(builder, a, b, c):
 
 
 # rows[r] + array[at + r·stride …] · vector, lane by lane; and the same with one number for a row.
-fma_rows = _rowwise(_load_row)
-fma_broadcast = _rowwise(_load_scalar)
+fma_rows = _rowwise(_lanes_at)
+fma_broadcast = _rowwise(_number_at)
 
 
 @intrinsic
@@ -326,11 +323,11 @@ def scale_rows(typing, rows, array, at, stride):
     """rows[r] · array[at + r·stride]."""
 
     def generate(context, builder, signature, arguments):
-        values = cgutils.unpack_tuple(builder, arguments[0])
-        scaled = [
-            builder.fmul(value, _load_scalar(context, builder, array, *arguments[1:], row))
-            for row, value in enumerate(values)
-        ]
+        scaled = []
+        for row, value in enumerate(cgutils.unpack_tuple(builder, arguments[0])):
+            place = _offset(builder, *arguments[2:], row)
+            found = _number_at(context, builder, array, arguments[1], place)
+            scaled.append(builder.fmul(value, found))
         return context.make_tuple(builder, rows, scaled)
 
     return rows(rows, array, types.intp, types.intp), generate
@@ -339,7 +336,7 @@ def scale_rows(typing, rows, array, at, stride):
 @intrinsic
 def number(typing, array, value):
     """``value`` in all lanes, as the kind of number that ``array`` holds."""
-    vector = Vector(array.dtype, LANES[array.dtype])
+    vector = _vector(array)
 
     def generate(context, builder, signature, arguments):
         scalar = context.cast(builder, arguments[1], value, array.dtype)
@@ -384,7 +381,8 @@ def weigh_rows(typing, start, rows, array, at, stride):
     def generate(context, builder, signature, arguments):
         result = arguments[0]
         for row, value in enumerate(cgutils.unpack_tuple(builder, arguments[1])):
-            found = _load_row(context, builder, array, *arguments[2:], row)
+            place = _offset(builder, *arguments[3:], row)
+            found = _lanes_at(context, builder, array, arguments[2], place)
             result = _fma(builder, value, found, result)
         return result
 

@@ -9,11 +9,7 @@ straight from the rows of C and W: as one call for each, they would take longer 
 Rows of padded numbers are ``row`` apart. A name that ends in ``_at`` is where something starts.
 """
 
-import zlib
-from pathlib import Path
-
-import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray, cfunc
 
 from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_loops, simd
@@ -39,9 +35,8 @@ ARRAYS = (
     "by_block", "grad_gain", "grad_shift", "grad_read_gain", "grad_bias",
 )  # fmt: skip
 SHARED = 4  # vectors whose gradients are summed over the sequences
-CALL = np.dtype([(name, np.int64) for name in (*COUNTERS, *CONSTANTS, *ARRAYS)])
-SOURCES = (__file__, cpu_loops.__file__, v.__file__, simd.__file__, equations.__file__)
-VERSION = zlib.crc32(b"".join(Path(source).read_bytes() for source in SOURCES))
+LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *ARRAYS)
+VERSION = simd.version_of(__file__, cpu_loops.__file__, v.__file__, equations.__file__)
 
 
 def saved_size(inner_steps: int, row: int, lanes: int) -> int:
@@ -470,9 +465,9 @@ def _put_grad_folded(c, kind, block, work, grad_matrix, lefts, rights):
 
 def build(kind, cache: bool):
     """The two C functions, as ``cpu_loops.build`` makes them."""
-    signature, version = types.void(types.CPointer(from_dtype(CALL))), VERSION
+    version = VERSION
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def forward(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
@@ -485,7 +480,7 @@ def build(kind, cache: bool):
             _forward_block(c, kind, block, slot)
             block = simd.claim(counters, 0)
 
-    @cfunc(signature, cache=cache)
+    @cfunc(LOOP, cache=cache)
     def backward(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
