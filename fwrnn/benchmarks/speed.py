@@ -3,7 +3,6 @@
 import io
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
@@ -219,7 +218,6 @@ def draw(result: dict) -> Figure:
     rows = 1 + len(series)
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
     figure = Figure(figsize=(10, 3.1 * rows + 0.7), dpi=160, layout=layout)
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, 2, height_ratios=[1.15] + [1] * len(series))
     bars = figure.add_subplot(grid[0, :])
     _draw_bars(bars, [row for row in result["steps"] if row["step"] == "training"])

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -86,7 +85,6 @@ def draw(comparisons: Sequence[Comparison], curves: Curves) -> Figure:
     figure = Figure(
         figsize=(12, sum(heights) or 1), dpi=130, layout=ConstrainedLayoutEngine(h_pad=0.08)
     )
-    FigureCanvasAgg(figure)
     if not shown:
         figure.text(0.5, 0.5, "no finished runs", ha="center", color="#777777")
         return figure

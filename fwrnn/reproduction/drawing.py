@@ -20,11 +20,9 @@ COLOURS = {
 
 def draw(target: Target, results: Sequence[Result], file: Path) -> None:
     """Draw what there is of a target into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
     found = [result for result in results if result.runs]
     figure.suptitle(target.title, fontsize=11)
     DRAWERS.get(target.name, _cells)(figure, target, found)

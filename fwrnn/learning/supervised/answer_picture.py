@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fwrnn.learning.trained import sureness
@@ -25,7 +24,6 @@ def draw(result: dict) -> Figure:
     count = result["pairs"]
     size = (max(7.0, 0.26 * (2 * count + 2)), 3.2 * attends + 1.9 + 0.24 * count)
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     right = result["answer"] == result["expected"]
     verdict = "" if right else f", which should be {result['expected']}"
     figure.suptitle(

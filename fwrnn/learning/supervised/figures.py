@@ -32,7 +32,6 @@ def verdict(answer: str, confidence: float, right: str) -> str:
 
 def pixels_of(figure: Figure) -> np.ndarray:
     """A figure as (height, width, 3) bytes."""
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)  # which every drawing here is on
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]  # a copy: the canvas may be drawn on again
+    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -39,7 +38,6 @@ class GlimpsePicture:
         patch = self.images.shape[-1] // 4
         widths = [1.25, 1.5] if retrieved is None else [1.25, 1.5, 1.5, 0.35]
         figure = Figure(figsize=(2.6 * sum(widths), 3 * len(seen)), layout="constrained", dpi=80)
-        FigureCanvasAgg(figure)
         axes = figure.subplots(len(seen), len(widths), squeeze=False, width_ratios=widths)
         for k, row in enumerate(axes):
             answer = self.labels[guesses[k]]

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from fwrnn.learning.supervised.figures import explain, verdict
+from fwrnn.learning.supervised.figures import explain, pixels_of, verdict
 from fwrnn.models.network import Network, has_memory
 
 _WHY = (
@@ -41,7 +40,6 @@ class MemoryPicture:
         size = (side * count, 2 * side + 0.8)
         layout = ConstrainedLayoutEngine(h_pad=0.12)  # or it would cut the headings' first line
         self._figure = Figure(figsize=size, layout=layout, dpi=80)
-        self._canvas = FigureCanvasAgg(self._figure)
         explain(self._figure, _WHY)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
 
@@ -62,10 +60,9 @@ class MemoryPicture:
 
     def pixels(self, model: Network) -> np.ndarray:
         """The drawing as (height, width, 3) bytes."""
-        self.draw(model)
-        self._canvas.draw()
+        pixels = pixels_of(self.draw(model))
         self._figure.set_layout_engine("none")  # the first drawing settled it for all
-        return np.array(self._canvas.buffer_rgba())[..., :3]  # a copy: the canvas is drawn on again
+        return pixels
 
 
 def _show(axes: Axes, matrix: np.ndarray) -> None:

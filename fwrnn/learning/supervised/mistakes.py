@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -25,7 +24,6 @@ def draw_confusion(counts: np.ndarray, labels: tuple[str, ...], split: str) -> F
     """The matrix as a heat map: colours are shares of a row, numbers are counts."""
     size = max(4.0, 0.55 * len(labels) + 1.5)
     figure = Figure(figsize=(size, size), layout="constrained", dpi=80)
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(np.sqrt(shares), cmap="magma", vmin=0, vmax=1)  # roots show rare confusions too
@@ -64,7 +62,6 @@ def draw_worst(examples: Examples, logits: Tensor, labels: tuple[str, ...]) -> F
     worst = wrong[logarithms[wrong].argsort(descending=True, stable=True)][: _ROWS * _COLUMNS]
     rows = -(-len(worst) // _COLUMNS)
     figure = Figure(figsize=(1.25 * _COLUMNS, 1.65 * rows + 0.7), layout="constrained", dpi=80)
-    FigureCanvasAgg(figure)
     few = f"the {len(worst)} of them that" if len(worst) < len(wrong) else "all, those first that"
     explain(
         figure,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fwrnn.interfaces import Examples, Images, Symbols, TaskSpec
 from fwrnn.learning.supervised.glimpses import GlimpsePicture, look
@@ -36,7 +37,7 @@ def test_frames_and_numbers_lie_in_their_glimpses(size):
     spec = TaskSpec(Images(size), LABELS)
     model = model_config("model=lstm", "model.hidden_size=8").classifier(spec)
     figure = GlimpsePicture(images, ["calm"], LABELS).draw(model)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     axes = figure.axes[0]
     for frame, box in zip(axes.patches, boxes(size), strict=True):
         left, top, side = *frame.get_xy(), frame.get_width()
@@ -84,7 +85,7 @@ def test_words_below_a_picture_fit_its_width_and_are_all_there():
             model_config("model.hidden_size=8").classifier(TaskSpec(Symbols(37), tuple("01")))
         ),
     ):
-        figure.canvas.draw()
+        FigureCanvasAgg(figure).draw()
         words = figure._supxlabel.get_window_extent()
         assert len(figure.get_supxlabel()) > 80
         assert words.x0 >= 0 and words.x1 <= figure.bbox.width
