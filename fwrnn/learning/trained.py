@@ -14,7 +14,7 @@ from fwrnn.interfaces import Images, Line, Task
 from fwrnn.learning.assembly import load_run
 from fwrnn.learning.kinds import kind_of
 from fwrnn.learning.supervised import predict_lines
-from fwrnn.learning.supervised.scoring import predict_inputs
+from fwrnn.learning.supervised.scoring import predict
 from fwrnn.models.network import Network, has_memory
 
 
@@ -67,7 +67,7 @@ class Trained:
         if isinstance(self.task.spec.inputs, Images):
             images = self._images(inputs)
             batch = images.reshape(-1, *images.shape[-2:]).to(self.device)
-            answers = self._answers(predict_inputs(self.model, batch))
+            answers = self._answers(predict(self.model, batch))
             return answers[0] if images.dim() == 2 else answers
         if isinstance(inputs, str):
             return self._answer_texts([inputs])[0]

@@ -42,15 +42,9 @@ class Games:
             return Pictures({"game": strip(played)}, {"games": animation(played)})
 
         return Outcome(
-            {
-                "reward": result.reward,
-                "reward_low": result.low,
-                "reward_high": result.high,
-                "won": result.won,
-                "games": result.games,
-            },
-            f"reward {result.reward:.3f} (95 %: {result.low:.3f} to {result.high:.3f}), "
-            f"{100 * result.won:.1f} % of {result.games:,} games won",
+            result._asdict(),
+            f"reward {result.reward:.3f} (95 %: {result.reward_low:.3f} to "
+            f"{result.reward_high:.3f}), {100 * result.won:.1f} % of {result.games:,} games won",
             draw,
         )
 

@@ -65,15 +65,15 @@ def draw(logits: Tensor) -> Tensor:
 
 
 class Result(NamedTuple):
-    """How a policy did in a number of games.
+    """How a policy did in a number of games, by the names and in the order of what is recorded.
 
-    ``reward`` is the mean score, ``low`` and ``high`` its 95 % confidence interval, ``won`` the
-    share of the games with a score above 0.
+    ``reward`` is the mean score, ``reward_low`` and ``reward_high`` its 95 % confidence interval,
+    ``won`` the share of the games with a score above 0.
     """
 
     reward: float
-    low: float
-    high: float
+    reward_low: float
+    reward_high: float
     won: float
     games: int
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Line
 from fwrnn.learning.kinds import Outcome, Pictures, Question
-from fwrnn.learning.supervised.scoring import predict, predict_inputs, score
+from fwrnn.learning.supervised.scoring import predict, score
 
 
 class Supervised:
@@ -32,7 +32,7 @@ class Supervised:
             return _test_lines(task, model, device, read_lines(task, question.file))
         examples = task.split(question.split)
         on_device = examples.to(device)
-        logits = predict(model, on_device)
+        logits = predict(model, on_device.inputs)
         measured, words = _scored(logits, on_device.targets)
 
         def draw() -> Pictures:
@@ -95,7 +95,7 @@ def predict_lines(model, device, lines: list[Line]) -> Tensor:
         shapes.setdefault(line.inputs.shape, []).append(k)
     order = [k for places in shapes.values() for k in places]
     logits = [
-        predict_inputs(model, torch.stack([lines[k].inputs for k in places]).to(device)).cpu()
+        predict(model, torch.stack([lines[k].inputs for k in places]).to(device)).cpu()
         for places in shapes.values()
     ]
     return torch.cat(logits)[torch.tensor(order).argsort()]
@@ -104,12 +104,7 @@ def predict_lines(model, device, lines: list[Line]) -> Tensor:
 def _scored(logits: Tensor, targets: Tensor) -> tuple[dict, str]:
     """What is measured of logits (N, classes) and targets (N), and the words for it."""
     result = score((logits, targets))
-    return {
-        "error": result.error,
-        "loss": result.loss,
-        "wrong": result.wrong,
-        "examples": result.count,
-    }, (
-        f"error {100 * result.error:.2f} % ({result.wrong:,} of {result.count:,}), "
+    return result._asdict(), (
+        f"error {100 * result.error:.2f} % ({result.wrong:,} of {result.examples:,}), "
         f"loss {result.loss:.4f}"
     )

@@ -12,21 +12,19 @@ BATCH_SIZE = 1000
 
 
 class Score(NamedTuple):
-    """``loss`` is the mean negative log likelihood in nats, ``error`` a fraction from 0 to 1."""
+    """``error`` is a fraction from 0 to 1, ``loss`` the mean negative log likelihood in nats.
 
-    loss: float
+    By the names, and in the order, in which a run records them.
+    """
+
     error: float
+    loss: float
     wrong: int
-    count: int
+    examples: int
 
 
-def predict(model: nn.Module, examples: Examples) -> Tensor:
-    """The model's logits (N, classes) for examples that lie on its device."""
-    return predict_inputs(model, examples.inputs)
-
-
-def predict_inputs(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The same for inputs (N, …) alone; the model is in eval mode for it."""
+def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The model's logits (N, classes) for inputs (N, …) on its device, in eval mode for it."""
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -44,9 +42,9 @@ def score(*groups: tuple[Tensor, Tensor]) -> Score:
             loss += F.cross_entropy(logits, targets, reduction="sum").cpu()
             wrong += int((logits.argmax(-1) != targets).sum())
     count = sum(len(targets) for _, targets in groups)
-    return Score(loss.item() / count, wrong / count, wrong, count)
+    return Score(wrong / count, loss.item() / count, wrong, count)
 
 
 def evaluate(model: nn.Module, *groups: Examples) -> Score:
     """The model's score on one or more sets of examples, which lie on the model's device."""
-    return score(*((predict(model, examples), examples.targets) for examples in groups))
+    return score(*((predict(model, examples.inputs), examples.targets) for examples in groups))

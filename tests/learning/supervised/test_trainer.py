@@ -87,7 +87,7 @@ def test_divergence_says_where_and_what_to_try(tiny, tmp_path, monkeypatch):
 def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch, select_by, best):
     from fwrnn.learning.supervised import trainer as supervised
 
-    scores = iter([(2.0, 0.5), (1.0, 0.4), (1.2, 0.3), (1.1, 0.35)])
+    scores = iter([(0.5, 2.0), (0.4, 1.0), (0.3, 1.2), (0.35, 1.1)])
     monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
     metrics = train(compose(*tiny, f"trainer.select_by={select_by}"), tmp_path)
     assert metrics["best_update"] == best
