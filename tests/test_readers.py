@@ -23,7 +23,7 @@ from fwrnn.commands.sweeps import Sweep
 from fwrnn.comparison.found import find
 from fwrnn.errors import UserError
 from fwrnn.learning.assembly import load_run
-from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.retest import evaluated
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import FOLDER
 from fwrnn.learning.trained import load
@@ -173,7 +173,7 @@ def test_any_metrics_are_read_or_refused(run, metrics):
 def test_evaluate_refuses_metrics_that_it_cannot_compare_with(run, metrics):
     (run / "metrics.json").write_text(metrics, encoding="utf-8")
     with pytest.raises(UserError, match=r"metrics\.json is broken"):
-        evaluate_run(str(run), split="test", device="cpu", data=None)
+        evaluated(str(run), device="cpu")
 
 
 JOB = {"state": "done", "cause": None, "folder": "x", "status": 0}
@@ -255,7 +255,7 @@ def test_nobody_waits_for_what_is_no_file(run):
         path.unlink()
         os.mkfifo(path)
         with pytest.raises(UserError):
-            evaluate_run(str(run))
+            evaluated(str(run))
         path.unlink()
         path.write_bytes(content)
 

@@ -18,43 +18,30 @@ from fwrnn.learning.run_folder import RunFolder, write_pictures
 from fwrnn.learning.shipped import FOLDER as SHIPPED
 from fwrnn.learning.shipped import place_of
 
-
-def evaluate_run(
-    run: str,
-    split: str = "test",
-    data: str | None = None,
-    device: str | None = None,
-    data_dir: str | None = None,
-    games: int | None = None,
-) -> dict:
-    """The score of a run's best weights on a split, or on a file of examples.
-
-    Returns a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
-    (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
-    these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
-    to ``reward_high``, ``won`` (a fraction) and ``games``. ``fwrnn``, ``commit`` and ``torch`` are
-    those that trained it, None where it has not ended; ``recorded_…`` and ``reproduced`` follow
-    where the run recorded this number.
-
-    Raises:
-        UserError: no such run, a broken checkpoint, or a file that cannot be read.
-    """
-    return evaluated(run, Question(split, data, games), device, data_dir)[0]
+TEST = Question()
 
 
 def evaluated(
     run: str,
-    question: Question,
-    device: str | None,
-    data_dir: str | None,
+    question: Question = TEST,
+    device: str | None = None,
+    data_dir: str | None = None,
     pictures: Path | None = None,
     changes: Mapping[str, Any] = NOTHING,
 ) -> tuple[dict, str]:
-    """The result, and a line or two about it for people.
+    """The score of a run's best weights, and a line or two about it for people.
 
-    With ``changes``, see ``config_of``, it is not compared with what the run recorded. With a
+    It is a flat dictionary with what the task's kind measures: ``error`` (a fraction), ``loss``
+    (nats), ``wrong`` and ``examples``; of a file also ``predictions``, a dictionary per line, and
+    these alone where no line has an answer; of a game ``reward``, its 95 % interval ``reward_low``
+    to ``reward_high``, ``won`` (a fraction) and ``games``. ``fwrnn``, ``commit`` and ``torch`` are
+    those that trained it, None where it has not ended; ``recorded_…`` and ``reproduced`` follow
+    where the run recorded this number, and there are no ``changes``, see ``config_of``. With a
     folder of ``pictures`` what a run draws at its end is drawn there, and ``pictures`` of the
     result are the files.
+
+    Raises:
+        UserError: no such run, a broken checkpoint, or a file that cannot be read.
     """
     (config, kind, task, model, where), update = load_run(run, device, data_dir, changes)
     recorded, split = RunFolder(place_of(run)).read_metrics(), question.split

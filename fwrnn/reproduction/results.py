@@ -17,7 +17,7 @@ BETTER, EQUAL, WORSE = "better", "equal within noise", "worse"
 class Run:
     """One training: its folder, its seed, what it recorded, and what a test says today.
 
-    ``tested`` is what ``evaluate_run`` returned, None where that has not been asked.
+    ``tested`` is what ``evaluated`` returned of it, None where that has not been asked.
     """
 
     folder: Path
@@ -135,11 +135,12 @@ def tested(run: Run, data_dir: str | None, device: str | None) -> Run:
     Raises:
         UserError: its data are missing, or it is broken.
     """
-    from fwrnn.learning.retest import evaluate_run
+    from fwrnn.learning.retest import evaluated
 
     if not run.has_weights:
         return run
-    return replace(run, tested=evaluate_run(str(run.folder), data_dir=data_dir, device=device))
+    result, _ = evaluated(str(run.folder), device=device, data_dir=data_dir)
+    return replace(run, tested=result)
 
 
 def as_object(target: str, result: Result, stand_in: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fwrnn.commands.composition import conf_dir
 from fwrnn.commands.train import resumed_config, train
 from fwrnn.config import CORES, TASKS, migrated, read_config
 from fwrnn.errors import UserError
-from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.retest import evaluated
 from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
 
@@ -109,7 +109,7 @@ def test_nothing_in_a_foreign_configuration_is_resolved(tiny, tmp_path, monkeypa
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace("hidden_size: 8", "hidden_size: ${oc.env:SECRET}"), "utf-8")
     with pytest.raises(UserError, match=r"model.hidden_size is '\$\{oc.env:SECRET\}'"):
-        evaluate_run(str(tmp_path))
+        evaluated(str(tmp_path))
 
 
 def test_metrics_name_every_commit_that_trained(tiny, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fwrnn.cli import main
 from fwrnn.commands.train import train
 from fwrnn.errors import UserError
-from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.kinds import Question
+from fwrnn.learning.retest import evaluated
 from tests.commands.compose import compose
 from tests.conftest import TINY
 
@@ -66,11 +67,11 @@ def test_models_without_a_memory_draw_none(tiny, tmp_path):
 
 def test_evaluate_reproduces_the_recorded_number(tiny, tmp_path):
     metrics = train(compose(*tiny), tmp_path)
-    result = evaluate_run(str(tmp_path))
+    result = evaluated(str(tmp_path))[0]
     assert result["error"] == metrics["test_error"]
     assert result["loss"] == metrics["test_loss"]
     assert result["reproduced"]
-    assert evaluate_run(str(tmp_path), "val")["error"] == metrics["val_error"]
+    assert evaluated(str(tmp_path), Question("val"))[0]["error"] == metrics["val_error"]
 
 
 def test_same_seed_gives_the_same_metrics_and_another_does_not(tiny, tmp_path):

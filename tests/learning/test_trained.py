@@ -10,7 +10,7 @@ import fwrnn
 from fwrnn.commands.train import resumed_config, train
 from fwrnn.errors import UserError
 from fwrnn.learning.assembly import assemble, config_of, load_run
-from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.retest import evaluated
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import FOLDER, shipped
 from fwrnn.learning.supervised import Supervised
@@ -22,7 +22,7 @@ from tests.conftest import TINY
 
 @pytest.mark.parametrize("name", shipped())
 def test_networks_that_ship_have_the_error_that_was_recorded(name):
-    result = evaluate_run(name, device="cpu")
+    result = evaluated(name, device="cpu")[0]
     recorded = json.loads((FOLDER / name / "metrics.json").read_text())
     assert result["reproduced"]
     assert result["error"] == recorded["test_error"]

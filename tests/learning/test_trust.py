@@ -18,7 +18,7 @@ from fwrnn.commands.train import _start, train
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import write_whole
 from fwrnn.learning.claim import Taken, claimed
-from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.retest import evaluated
 from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
 
@@ -162,11 +162,11 @@ def test_flipped_bits_are_found_in_checkpoints(tiny, tmp_path):
     train(compose(*tiny, "model=rnn"), tmp_path)
     best = RunFolder(tmp_path).best
     intact = best.read_bytes()
-    before = evaluate_run(str(tmp_path))["loss"]
+    before = evaluated(str(tmp_path))[0]["loss"]
     for place in range(40, len(intact), len(intact) // 60):
         best.write_bytes(intact[:place] + bytes([intact[place] ^ 16]) + intact[place + 1 :])
         try:
-            assert evaluate_run(str(tmp_path))["loss"] == before  # padding between the parts
+            assert evaluated(str(tmp_path))[0]["loss"] == before  # padding between the parts
         except UserError as error:
             assert "best.pt" in str(error)
 

@@ -27,7 +27,8 @@ from fwrnn.learning.games.actor_critic import (
     returns,
 )
 from fwrnn.learning.games.play import Episodes, draw, evaluate_play, play, wilson
-from fwrnn.learning.retest import evaluate_run
+from fwrnn.learning.kinds import Question
+from fwrnn.learning.retest import evaluated
 from fwrnn.tasks.schema import CatchConfig
 from tests.commands.compose import compose
 
@@ -261,7 +262,7 @@ def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, mo
     assert not torch.multiprocessing.active_children()
     metrics = train(a3c_config("trainer.workers=2", *settings), tmp_path, resume=True)
     assert metrics["test_reward"] > 0.7
-    recorded = evaluate_run(str(tmp_path), "val")
+    recorded = evaluated(str(tmp_path), Question("val"))[0]
     assert recorded["reproduced"]  # the weights that were validated are those that were kept
     assert metrics["frames"] == 600 * 16 * 5
     last = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
