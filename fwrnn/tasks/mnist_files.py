@@ -10,15 +10,15 @@ import gzip
 import hashlib
 import logging
 import os
-import socket
-import sys
+import shutil
 import zlib
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Examples
@@ -150,10 +150,7 @@ def download(folder: Path, name: str) -> np.ndarray:
         for mirror in MIRRORS:
             log.info(f"downloading {mirror}{name}.gz to {folder}")
             try:
-                with _impatient():
-                    torch.hub.download_url_to_file(
-                        f"{mirror}{name}.gz", str(beside), progress=sys.stderr.isatty()
-                    )
+                _fetch(f"{mirror}{name}.gz", beside)
                 array = read_checked(beside, name)
             except BrokenFile as error:
                 failures.append(f"what {mirror} sent {error}")
@@ -178,12 +175,12 @@ def download(folder: Path, name: str) -> np.ndarray:
     )
 
 
-@contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """Inside, a connection that is silent for long fails; ``torch.hub`` sets no limit itself."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+def _fetch(url: str, file: Path) -> None:
+    """Fill a file with what a mirror sends, with a bar on a terminal."""
+    request = Request(url, headers={"User-Agent": "torch.hub"})  # some refuse urllib's own
+    with (
+        urlopen(request, timeout=_TIMEOUT) as answer,
+        tqdm.wrapattr(answer, "read", answer.length, disable=None) as source,
+        file.open("wb") as target,
+    ):
+        shutil.copyfileobj(source, target)

@@ -1,9 +1,8 @@
 """MNIST's files, whole and broken, found and downloaded; the splits; the augmentation."""
 
 import gzip
-import socket
+import io
 from http.client import IncompleteRead
-from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -31,22 +30,41 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     requests = []
 
-    def refuse(url, path, **settings):
-        requests.append(url)
+    def refuse(request, timeout):
+        requests.append(request)
         raise URLError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(mnist_files, "urlopen", refuse)
     return requests
+
+
+class Answer(io.BytesIO):
+    """A mirror's, which ends in an ``error`` if there is one."""
+
+    length, error = None, None
+
+    def read(self, size=-1):
+        found = super().read(size)
+        if self.error and not found:
+            raise self.error
+        return found
 
 
 def serve(monkeypatch, contents, spoil=lambda url, packed: packed):
     """Mirrors that have the files; ``spoil`` changes what they send."""
 
-    def send(url, path, **settings):
+    def send(request, timeout):
+        url = request.full_url
         name = url.rpartition("/")[2].removesuffix(".gz")
-        Path(path).write_bytes(spoil(url, gzip.compress(contents[name])))
+        return Answer(spoil(url, gzip.compress(contents[name])))
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", send)
+    monkeypatch.setattr(mnist_files, "urlopen", send)
+
+
+def break_off(monkeypatch, error):
+    """Mirrors that send a part and then fail."""
+    answer = type("Broken", (Answer,), {"error": error})
+    monkeypatch.setattr(mnist_files, "urlopen", lambda request, timeout: answer(b"half"))
 
 
 @pytest.mark.parametrize("gzipped", [False, True])
@@ -120,7 +138,7 @@ def test_missing_files_are_downloaded_once(contents, monkeypatch, tmp_path):
     first, _ = load_mnist()
     folder = tmp_path / "cache" / "fwrnn" / "mnist"
     assert {path.name for path in folder.iterdir()} == {f"{name}.gz" for name in contents}
-    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    monkeypatch.setattr(mnist_files, "urlopen", None)
     assert torch.equal(load_mnist()[0].inputs, first.inputs)
 
 
@@ -147,26 +165,21 @@ def test_next_mirror_is_asked_when_one_fails(contents, monkeypatch):
     "error", [URLError("no route"), TimeoutError("timed out"), IncompleteRead(b"x", 9)]
 )
 def test_without_network_it_says_which_files_to_put_where(monkeypatch, tmp_path, error):
-    def fail(*args, **settings):
-        assert socket.getdefaulttimeout()
+    def fail(request, timeout):
+        assert timeout
         raise error
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(mnist_files, "urlopen", fail)
     with pytest.raises(UserError) as caught:
         load_mnist()
     message = str(caught.value)
     for part in (*mnist_files.MD5, str(tmp_path / "cache"), "task.data_dir=DIR", "digits"):
         assert part in message
     assert not list((tmp_path / "cache").rglob("*.*"))
-    assert socket.getdefaulttimeout() is None
 
 
 def test_interrupted_download_leaves_nothing(contents, monkeypatch, tmp_path):
-    def interrupt(url, path, **settings):
-        Path(path).write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", interrupt)
+    break_off(monkeypatch, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         load_mnist()
     assert not list((tmp_path / "cache" / "fwrnn" / "mnist").iterdir())
@@ -188,11 +201,7 @@ def test_unwritable_cache_is_one_line(monkeypatch, tmp_path):
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(monkeypatch, tmp_path):
-    def fill(url, path, **settings):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fill)
+    break_off(monkeypatch, OSError(28, "No space left on device"))
     with pytest.raises(UserError, match="No space left on device"):
         load_mnist()
     assert not list((tmp_path / "cache" / "fwrnn" / "mnist").iterdir())
