@@ -77,10 +77,6 @@ def alternate(
 
 def waiter(device: torch.device) -> Callable[[], object]:
     """A function that returns once ``device`` has done all it was given; the CPU always has."""
-    match device.type:
-        case "cpu":
-            return lambda: None
-        case "mps":
-            return torch.mps.synchronize
-        case kind:
-            return partial(getattr(torch, kind).synchronize, device)
+    if device.type == "cpu":
+        return lambda: None
+    return partial(torch.accelerator.synchronize, device)

@@ -39,7 +39,7 @@ def columns(comparison: Comparison) -> list[Column]:
             table.append(_score_column(rows, split, name, spare))
     updates = [row.numbers("updates") for row in rows]
     means = [row.measured("updates") for row in rows]
-    table.append(Column("updates", [_range(found) for found in updates], _means(means), 3))
+    table.append(Column("updates", [range_cell(found) for found in updates], _means(means), 3))
     rates = [row.measured("updates_per_second") for row in rows]
     cells = [ABSENT if rate is None else three_digits(rate.mean) for rate in rates]
     table.append(Column("updates/s", cells, _means(rates), 2))
@@ -112,7 +112,8 @@ def _seeds_cell(row: Row) -> str:
     return f"{len(row.seeds)}{runs}"
 
 
-def _range(numbers: list[float]) -> str:
+def range_cell(numbers: Sequence[float]) -> str:
+    """A count, or the lowest and the highest of several that differ."""
     if not numbers:
         return ABSENT
     low, high = min(numbers), max(numbers)

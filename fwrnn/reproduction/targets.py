@@ -57,35 +57,28 @@ def kept_folder() -> Path:
 LEARNED_READ, LEARNED = "fast_weights_learned_read", "table1_learned_read"
 
 
-def _table1() -> tuple[Cell, ...]:
-    cells = [
+def _grid(table: str, numbers: dict[str, dict[int, float]], **seeds: int) -> tuple[Cell, ...]:
+    """A table by models and units; of three seeds, or as many as are given for a model."""
+    return tuple(
         Cell(
-            model, units, f"table1/{model}-{units}",
-            ("experiment=table1", f"model={model}", f"model.hidden_size={units}"),
-            5 if model == "fast_weights" else 3, paper,
+            model, units, f"{table}/{model}-{units}",
+            (f"experiment={table}", f"model={model}", f"model.hidden_size={units}"),
+            seeds.get(model, 3), paper,
         )
-        for model, row in published.TABLE1.items()
+        for model, row in numbers.items()
         for units, paper in row.items()
-    ]  # fmt: skip
-    cells += [
+    )  # fmt: skip
+
+
+def _table1() -> tuple[Cell, ...]:
+    learned = [
         Cell(
             LEARNED_READ, units, f"table1/{LEARNED_READ}-{units}",
             (f"experiment={LEARNED}", "control=learned_read", f"model.hidden_size={units}"), 5,
         )
         for units in (14, 20, 50, 100)
     ]  # fmt: skip
-    return tuple(cells)
-
-
-def _table2() -> tuple[Cell, ...]:
-    return tuple(
-        Cell(
-            model, units, f"table2/{model}-{units}",
-            ("experiment=table2", f"model={model}", f"model.hidden_size={units}"), 3, paper,
-        )
-        for model, row in published.TABLE2.items()
-        for units, paper in row.items()
-    )  # fmt: skip
+    return *_grid("table1", published.TABLE1, fast_weights=5), *learned
 
 
 def _table3() -> tuple[Cell, ...]:
@@ -169,8 +162,8 @@ TARGETS = {
     for target in (
         Target("table1", "Table 1: associative retrieval, test error in %", "units", _table1()),
         Target(
-            "table2", "Table 2: MNIST in glimpses, test error in %", "features", _table2(),
-            needs="MNIST",
+            "table2", "Table 2: MNIST in glimpses, test error in %", "features",
+            _grid("table2", published.TABLE2), needs="MNIST",
         ),
         Target(
             "table3", "Table 3: facial expressions on drawn faces, test error in %", "units",

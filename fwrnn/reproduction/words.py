@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fwrnn.comparison.cells import Column
+from fwrnn.comparison.cells import Column, range_cell
 from fwrnn.comparison.rows import commits_of
 from fwrnn.comparison.table import aligned
 from fwrnn.reproduction.results import Result
@@ -27,7 +27,9 @@ def columns(target: Target, results: Sequence[Result]) -> list[Column]:
             next((extra.text for extra in r.extras if extra.heading == heading), NONE)
             for r in results
         ]
-    cells["updates"] = [updates(result) for result in results]
+    cells["updates"] = [
+        range_cell([run.metrics.get("updates") or 0 for run in result.runs]) for result in results
+    ]
     commits = [commits_of(run.metrics for run in result.runs) for result in results]
     cells["commit"] = [" ".join(each) or NONE for each in commits]
     if not target.stand_in:
@@ -72,13 +74,6 @@ def measured(result: Result) -> str:
     mean, half = result.measured
     text = number(mean, result.cell.score)
     return text if half is None else f"{text} ± {number(half, result.cell.score)}"
-
-
-def updates(result: Result) -> str:
-    each = sorted({run.metrics.get("updates") or 0 for run in result.runs})
-    if not each:
-        return NONE
-    return f"{each[0]:,}" if len(each) == 1 else f"{each[0]:,}–{each[-1]:,}"
 
 
 def verdict(result: Result) -> str:

@@ -169,7 +169,7 @@ def test_without_numba_the_layer_works(monkeypatch):
     made = FastWeightsRNN(5, 7)
     x = torch.randn(6, 3, 5)
     wanted = results(made, x)
-    monkeypatch.setattr(cpu, "_found", lambda package: False)
+    monkeypatch.setattr(cpu, "is_found", lambda package: False)
     assert made.form(x) == clone(made, backend="numba").form(x) == "attention"
     assert_same(results(made, x), wanted, rtol=1e-4, atol=1e-5)
 

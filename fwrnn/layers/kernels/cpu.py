@@ -318,11 +318,11 @@ def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:
 @constant_when_compiled
 def is_installed() -> bool:
     """Whether there is a Numba to compile the loops."""
-    return _found("numba")
+    return is_found("numba")
 
 
 @functools.cache
-def _found(package: str) -> bool:
+def is_found(package: str) -> bool:
     return find_spec(package) is not None
 
 

@@ -26,12 +26,12 @@ to 9.0, but not yet run on a GPU: hence ``trial``. Without one the tests use the
 
 import os
 from functools import lru_cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT, SlowWeights
+from fwrnn.layers.kernels.cpu import is_found
 from fwrnn.layers.kernels.trial import Case, constant_when_compiled
 from fwrnn.layers.rule import Rule
 
@@ -90,8 +90,8 @@ def trial_cases(dtype: torch.dtype, variant: tuple) -> list[Case]:
 @constant_when_compiled
 def _runs_on(device: torch.device) -> bool:
     if device.type == "cpu":
-        return os.environ.get("TRITON_INTERPRET") == "1" and _triton_is_installed()
-    return device.type == "cuda" and _is_new_enough(device) and _triton_is_installed()
+        return os.environ.get("TRITON_INTERPRET") == "1" and is_found("triton")
+    return device.type == "cuda" and _is_new_enough(device) and is_found("triton")
 
 
 @lru_cache
@@ -100,11 +100,6 @@ def _is_new_enough(device: torch.device) -> bool:
     if torch.version.hip is not None or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) >= (7, 5)
-
-
-@lru_cache
-def _triton_is_installed() -> bool:
-    return find_spec("triton") is not None
 
 
 def forward(
