@@ -120,11 +120,10 @@ def _start_or_go_on(job: Job) -> float:
 
 
 def _computed(config: Config) -> dict:
-    """What decides what comes out: not where it is computed, nor where its data lie."""
+    """What decides what comes out: not where it is computed, nor where arrays are kept."""
     values = asdict(config)
-    for of, keys in ((values, ("device", "threads")), (values["task"], ("data_dir", "cache_dir"))):
-        for key in keys:
-            of.pop(key, None)
+    for of, key in ((values, "device"), (values, "threads"), (values["task"], "cache_dir")):
+        of.pop(key, None)
     return values
 
 

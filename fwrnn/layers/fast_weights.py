@@ -214,10 +214,11 @@ class _FastWeightsModule(nn.Module):
             if found := step and steps.run(step, self.rule, self._read_scale):
                 hidden, memory = found
                 return hidden.clone().unsqueeze(0), hidden, memory
+        inputs, slow = self._input_weights(suffix), self._slow_weights(suffix)
+        self._check_kind("an input", sequence, inputs.weight_ih)  # PyTorch looks the other way
         return kernels.recurrence(
-            sequence, self._input_weights(suffix), hidden, memory, self._slow_weights(suffix),
-            self.rule, lengths, self.backend,
-        )  # fmt: skip
+            sequence, inputs, hidden, memory, slow, self.rule, lengths, self.backend
+        )
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__

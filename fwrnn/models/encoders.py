@@ -1,5 +1,6 @@
 """From what a task shows to what a recurrent core takes: (T, B, encoding_size)."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.interfaces import Images, Screens, Symbols
@@ -27,10 +28,12 @@ class SymbolEncoder(nn.Module):
     def forward(self, symbols: Tensor) -> Tensor:
         """(B, T) integers → (T, B, encoding_size).
 
-        Each of the few symbols is expanded once, and then looked up, by ``index_select``, whose
-        gradient takes half the time of ``embedding``'s.
+        Each of the few symbols is expanded once, and then looked up. The gradient of
+        ``index_select`` takes half the time of ``embedding``'s, and on a GPU has no certain order.
         """
         expanded, symbols = self.expansion(self.embedding.weight), symbols.transpose(0, 1)
+        if not symbols.is_cpu:
+            return self.dropout(F.embedding(symbols, expanded))
         encoded = expanded.index_select(0, symbols.flatten())
         return self.dropout(encoded.view(*symbols.shape, expanded.shape[1]))
 

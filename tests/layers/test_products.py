@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
 
 from fwrnn import FastWeightsRNN
-from fwrnn.layers.kernels import products, trial
+from fwrnn.layers.kernels import operators, products, trial
 from tests.layers.test_fast_weights import clone, layer
 
 pytestmark = pytest.mark.filterwarnings("error:the fused kernel")
@@ -138,3 +140,39 @@ def test_weights_of_another_size_are_refused(name, shape, batch):
     made, x = FastWeightsRNN(5, 7), torch.randn(16, batch, 5)
     with pytest.raises((RuntimeError, ValueError)):
         torch.func.functional_call(made, {name: torch.randn(shape)}, (x,))
+
+
+def test_what_has_no_address_is_left_to_pytorch():
+    made, x = FastWeightsRNN(5, 7), torch.randn(16, 40, 5)
+    for name, shape in (("weight_ih_l0", (7, 5)), ("bias_ih_l0", (7,)), ("weight_hh_l0", (7, 7))):
+        with pytest.raises((RuntimeError, ValueError), match="cpu.*meta|meta.*cpu"):
+            torch.func.functional_call(made, {name: torch.empty(shape, device="meta")}, (x,))
+        negated = torch.randn(shape, dtype=torch.complex64).conj().imag
+        assert negated.is_neg()
+        lazily = torch.func.functional_call(made, {name: negated}, (x,))[0]
+        really = torch.func.functional_call(made, {name: negated.resolve_neg()}, (x,))[0]
+        torch.testing.assert_close(lazily, really)
+
+
+def test_fake_tensors_stay_fake_and_meta_ones_can_be_compiled():
+    made, x = FastWeightsRNN(5, 7), torch.randn(16, 40, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(made(x)[0], FakeTensor)
+    compiled = torch.compile(made.to("meta"), backend="eager")
+    assert compiled(x.to("meta"))[0].shape == (16, 40, 7)
+
+
+def test_checkpoints_are_unpacked_once_and_go_back_by_the_loops(monkeypatch):
+    monkeypatch.setattr(operators, "_pulled_back", lambda *all: pytest.fail("by PyTorch's"))
+    made, x = FastWeightsRNN(5, 7), torch.randn(16, 40, 5, requires_grad=True)
+    checkpoint(lambda x: made(x)[0], x, use_reentrant=False).sum().backward()
+    found, x.grad = x.grad, None
+    made(x)[0].sum().backward()
+    assert torch.equal(found, x.grad)
+
+
+def test_many_rows_are_summed_without_losing_digits():
+    left, right = 1 + torch.randn(50_000, 4), 1 + torch.randn(50_000, 5)
+    found, _, sums = products._contract(left, right, right)
+    for one, wanted in ((found, left.double().t() @ right.double()), (sums, left.double().sum(0))):
+        assert ((one - wanted).abs().max() / wanted.abs().max()) < 2e-6

@@ -140,7 +140,7 @@ def test_it_takes_the_weights_as_they_are_now():
     with pytest.raises(RuntimeError):
         cell(x, state)
     cell.weight_ih.data = torch.ones(6, 4).float()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="float32, got an input in torch.float64"):
         cell(x, state)
 
 

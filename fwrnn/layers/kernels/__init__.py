@@ -118,7 +118,8 @@ def recurrence(
         drive = inputs.drive(sequence)
         states, memory = EAGER[form](drive, hidden, memory, slow, rule, lengths)
         return states, states[-1].clone(), memory
-    given, observed = None if memory is None else memory.matrix(), operators.is_observed(sequence)
+    given = None if memory is None else memory.matrix()
+    observed = operators.is_observed(sequence, *inputs, hidden, given, *slow)
     states, hidden, written = operators.recurrence(
         form, sequence, inputs, hidden, given, slow, rule, lengths, observed
     )

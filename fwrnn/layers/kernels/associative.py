@@ -42,7 +42,7 @@ def _reach(*tensors: Tensor) -> bool:
     """Whether the loops take these tensors, the arguments of ``recurrence``."""
     steps, _, hidden, cells, _ = tensors
     return (
-        not is_observed(steps)
+        not is_observed(*tensors)
         and steps.dtype in cpu.DTYPES
         and steps.numel() > 0
         and all(tensor.device.type == "cpu" for tensor in tensors)

@@ -103,7 +103,7 @@ def forward(
     trail = empty((steps + 1, batch, units), hidden.dtype)
     states = empty((steps, batch, units), hidden.dtype)
     saved = empty((plan.saved_sizes[save],), hidden.dtype)
-    drive = drive.to(hidden.dtype).contiguous()
+    drive = drive.to(hidden.dtype).resolve_neg().contiguous()
     given = _contiguous(hidden, memory, *slow)
     inputs = (drive, plan.by_lane(lengths), *given, states, trail, saved)
     plan.run(0, save, inputs)
@@ -189,7 +189,8 @@ def _madvise():
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    """As their numbers are to lie in memory: one after another, and not to be negated yet."""
+    return [None if x is None else x.resolve_neg().contiguous() for x in tensors]
 
 
 def uncut_steps(units: int) -> int:
@@ -444,6 +445,8 @@ def call(loop, numbers: tuple, tensors: tuple, arrays: int, threads: int) -> Non
     There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
     """
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    if any(x is not None and not a and x.numel() for a, x in zip(addresses, tensors, strict=True)):
+        raise RuntimeError("a tensor has no numbers in memory; give one that has")
     addresses += [0] * (arrays - len(addresses))
     argument = array("q", (*numbers, *addresses))
     run_team(loop, argument.buffer_info()[0], threads)

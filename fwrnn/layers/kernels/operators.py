@@ -28,6 +28,7 @@ from fwrnn.layers.rule import Rule
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
 FUSED: dict[str, ModuleType] = {"numba": cpu, "triton": gpu}
+PLAIN = (Tensor, nn.Parameter)  # not what only looks like a tensor
 
 _INPUTS = (
     "Tensor weight_hh, Tensor? norm_weight, Tensor? norm_bias, Tensor? read_gain, "
@@ -65,8 +66,9 @@ def recurrence(
     if not rule.inner_steps:
         slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised or read
     given = hidden, memory, *slow, lengths
-    plain, save = _survey(sequence, *inputs, *given[:-1])
-    if plain and not observed:
+    tensors = [x for x in (sequence, *inputs, *given[:-1]) if x is not None]
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not observed and _is_plain(tensors, save):
         try:
             if save:
                 return _Layer.apply(sequence, *inputs, *given, form, rule)
@@ -88,23 +90,17 @@ def _outputs(states: Tensor, trail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return states, trail[-1].clone(), trail[1:].transpose(0, 1)
 
 
-def _survey(sequence: Tensor, *others: Tensor | None) -> tuple[bool, bool]:
-    """Whether all are just tensors of one type of number, as they are to be multiplied, and whether
-    the graph will go back to one of them.
+def _is_plain(tensors: list[Tensor], save: bool) -> bool:
+    """Whether all are of one type of number, as they are to be multiplied, and have no tangents.
 
-    With a tangent a tensor is not just a tensor. Where the graph goes back nobody has to ask, as
-    ``_Layer`` refuses it by itself.
+    Those ``_Layer`` refuses by itself, so that with ``save`` nobody has to ask.
     """
-    plain, kind = not torch.is_autocast_enabled(sequence.device.type), sequence.dtype
-    tensors = [sequence, *(x for x in others if x is not None)]
-    back = False
-    for x in tensors:
-        plain = plain and x.dtype is kind and type(x) in (Tensor, nn.Parameter)
-        back = back or x.requires_grad
-    save = back and torch.is_grad_enabled()
-    if plain and not save:
-        plain = all(unpack_dual(x).tangent is None for x in tensors)
-    return plain, save
+    kind = tensors[0].dtype
+    return (
+        not torch.is_autocast_enabled(tensors[0].device.type)
+        and all(x.dtype is kind for x in tensors)
+        and (save or all(unpack_dual(x).tangent is None for x in tensors))
+    )
 
 
 def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
@@ -113,9 +109,14 @@ def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
     return rows.view(*sequence.shape[:2], rows.shape[1])
 
 
-def is_observed(drive: Tensor) -> bool:
-    """Whether somebody records operators, or gives something else in the place of tensors."""
-    if torch.compiler.is_compiling() or is_tracing() or type(drive) is not Tensor:
+def is_observed(first: Tensor, *others: Tensor | None) -> bool:
+    """Whether somebody records operators, or gives something else in the place of tensors.
+
+    Or in the place of what comes of them, as fake tensors do.
+    """
+    if torch.compiler.is_compiling() or is_tracing() or type(first.unsqueeze(0)) is not Tensor:
+        return True
+    if not all(x is None or type(x) in PLAIN for x in (first, *others)):
         return True
     tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
     return tracer is not None and tracer.get_proxy_mode() is not None
@@ -247,13 +248,14 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        *inputs, lengths, trail, saved = ctx.saved_tensors
+        tensors = ctx.saved_tensors  # unpacked once, as checkpoints insist
+        *inputs, lengths, trail, _ = tensors
         grad_states = _grad_states(trail, *grads)
         if grad_states is None:
             return (None,) * len(ctx.needs_input_grad)
         if not torch.is_grad_enabled() and not is_observed(grad_states):
             try:
-                return *_Layer._fused(ctx, grad_states, *ctx.saved_tensors), None, None, None
+                return *_Layer._fused(ctx, grad_states, *tensors), None, None, None
             except RuntimeError:
                 # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
                 pass

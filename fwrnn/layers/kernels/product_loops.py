@@ -41,8 +41,8 @@ def _times(c, kind, task, slot):
 def _contract(c, kind, task, slot):
     """``each`` rows of Gᵀ X or Gᵀ Y, (N, R), (N, K) → (R, K), and as many columns as lanes.
 
-    Every number is summed in the order of the N rows, by one thread. The sums of G's columns come
-    from a column of ones behind those of X.
+    Every number is summed by one thread: first over the rows of a chunk, then over chunks, which
+    loses less to rounding. The sums of G's columns come from a column of ones behind those of X.
     """
     work = v.array(c.work, kind)
     lanes = simd.width(work)
@@ -54,17 +54,21 @@ def _contract(c, kind, task, slot):
     column, first = (panel - panels * of_other) * lanes, task % c.parts * c.each
     width, results = min(lanes, columns - column), min(c.each, c.results - first)
     taken, has_ones = slot * c.work_size, panel == panels - 1
-    found = taken + CHUNK * lanes
+    found, partial = taken + CHUNK * lanes, taken + (CHUNK + c.each) * lanes
     v.clear(work, found, results)
     for start in range(0, c.rows, CHUNK):
         rows = min(CHUNK, c.rows - start)
         for n in range(rows):
             at = taken + n * lanes
+            if has_ones:
+                v.clear(work, at, 1)
             v.pad(right, (start + n) * columns + column, width, work, at)
             if has_ones:
                 work[at + width] = 1
         left = v.array(c.left + (start * c.results + first) * simd.VECTOR_BYTES // lanes, kind)
-        v.multiply(left, 1, c.results, results, rows, work, taken, work, found)
+        v.clear(work, partial, results)
+        v.multiply(left, 1, c.results, results, rows, work, taken, work, partial)
+        v.add(work, partial, work, found, results)
     for i in range(results):
         at = found + i * lanes
         v.put(True, work, at, width, 1, out, (first + i) * columns + column)

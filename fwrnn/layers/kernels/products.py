@@ -23,7 +23,9 @@ def times(form: str, rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -
     ``form`` is that of the recurrence, whose tensors these are.
     """
     if _pay(form, rows) and _fit(rows, matrix, bias):
-        return _times(rows.contiguous(), matrix, None if bias is None else bias.contiguous())
+        return _times(
+            rows.resolve_neg().contiguous(), matrix, None if bias is None else bias.contiguous()
+        )
     return F.linear(rows, matrix, bias)
 
 
@@ -35,13 +37,23 @@ def contract(
     (N, R), (N, K), (N, L) → (R, K), (R, L), (R).
     """
     if _pay(form, left):
-        return _contract(left.contiguous(), right.contiguous(), other.contiguous())
+        return _contract(*(x.resolve_neg().contiguous() for x in (left, right, other)))
     return left.t() @ right, left.t() @ other, left.sum(0)
 
 
 def _fit(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> bool:
-    """Whether the sizes go together, at which the loops do not look; else it is for PyTorch."""
-    return matrix.shape[1:] == rows.shape[1:] and (bias is None or bias.shape == matrix.shape[:1])
+    """Whether they go together, at which the loops do not look; else it is for PyTorch."""
+    return (
+        matrix.shape[1:] == rows.shape[1:]
+        and (bias is None or bias.shape == matrix.shape[:1])
+        and all(x is None or _is_addressed(x, rows.dtype) for x in (matrix, bias))
+    )
+
+
+def _is_addressed(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor's numbers, of this type, lie in memory as they are."""
+    strided = tensor.is_cpu and tensor.layout is torch.strided
+    return strided and tensor.dtype is dtype and not tensor.is_neg()
 
 
 def _pay(form: str, rows: Tensor) -> bool:
@@ -97,7 +109,7 @@ def _contract(left: Tensor, right: Tensor, other: Tensor) -> tuple[Tensor, Tenso
     out, other_out, sums = (cpu.empty(shape, left.dtype) for shape in shapes)
     sizes = panels * parts, count, columns, others, results, 0, 0, each, parts
     arrays = left, right, other, None, out, other_out, sums
-    _run(1, sizes, (_chunk() + each) * lanes, arrays)
+    _run(1, sizes, (_chunk() + 2 * each) * lanes, arrays)
     return out, other_out, sums
 
 

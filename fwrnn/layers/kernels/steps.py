@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import cpu, eager, trial
-from fwrnn.layers.kernels.operators import is_observed
+from fwrnn.layers.kernels.operators import PLAIN, is_observed
 from fwrnn.layers.memory import FastMemory
 from fwrnn.layers.rule import Rule
 
@@ -227,14 +227,11 @@ class _Call(NamedTuple):
     addresses: list[int]
 
 
-_PLAIN = (Tensor, nn.Parameter)  # not what only looks like a tensor
-
-
 def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
     """None unless all are plain tensors of one kind and fitting shapes, and nobody looks."""
     input = step.input
     if (
-        type(input) not in _PLAIN
+        type(input) not in PLAIN
         or is_observed(input)
         or forward_ad._current_level >= 0
         or torch.is_autocast_enabled("cpu")
@@ -245,7 +242,7 @@ def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
         if x is None:
             shapes.append(None)
             addresses.append(0)
-        elif type(x) not in _PLAIN or x.dtype is not dtype or not x.is_cpu:
+        elif type(x) not in PLAIN or x.dtype is not dtype or not x.is_cpu or x.is_neg():
             return None
         elif not x.is_contiguous():
             step = Step(*(y if y is None else y.contiguous() for y in step))
