@@ -8,10 +8,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from fwrnn.layers.kernels import cpu, trial
-from fwrnn.layers.kernels.operators import is_observed
+from fwrnn.layers.kernels.operators import is_observed, may_be_dual
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -47,7 +46,7 @@ def _reach(*tensors: Tensor) -> bool:
         and steps.numel() > 0
         and all(tensor.device.type == "cpu" for tensor in tensors)
         and all(tensor.dtype == steps.dtype for tensor in tensors[:-1])
-        and all(unpack_dual(tensor).tangent is None for tensor in tensors[:-1])
+        and not may_be_dual()
         and cpu.is_installed()
         and _fit(*tensors)  # else it is for PyTorch to say
     )

@@ -444,9 +444,12 @@ def call(loop, numbers: tuple, tensors: tuple, arrays: int, threads: int) -> Non
 
     There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
     """
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-    if any(x is not None and not a and x.numel() for a, x in zip(addresses, tensors, strict=True)):
-        raise RuntimeError("a tensor has no numbers in memory; give one that has")
+    addresses = []
+    for tensor in tensors:
+        address = 0 if tensor is None else tensor.data_ptr()
+        if tensor is not None and not address and tensor.numel():
+            raise RuntimeError("a tensor has no numbers in memory; give one that has")
+        addresses.append(address)
     addresses += [0] * (arrays - len(addresses))
     argument = array("q", (*numbers, *addresses))
     run_team(loop, argument.buffer_info()[0], threads)

@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
 from fwrnn.layers.equations import InputWeights, SlowWeights
@@ -67,15 +67,15 @@ def recurrence(
         slow = SlowWeights(slow.weight_hh, None, None)  # nothing is normalised or read
     given = hidden, memory, *slow, lengths
     tensors = [x for x in (sequence, *inputs, *given[:-1]) if x is not None]
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if not observed and _is_plain(tensors, save):
+    alike, save = _survey(tensors)
+    if alike and not (observed or may_be_dual() or _is_converted(sequence)):
         try:
             if save:
                 return _Layer.apply(sequence, *inputs, *given, form, rule)
             drive = _drive(form, sequence, inputs)
             states, trail, _ = _forward(drive, hidden, memory, slow, lengths, form, rule, save)
             return _outputs(states, trail)
-        except RuntimeError:  # what PyTorch says to vmap, torch.func and forward-mode derivatives
+        except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
             pass
     drive = inputs.drive(sequence).to(hidden.dtype)
     if observed:
@@ -90,17 +90,25 @@ def _outputs(states: Tensor, trail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return states, trail[-1].clone(), trail[1:].transpose(0, 1)
 
 
-def _is_plain(tensors: list[Tensor], save: bool) -> bool:
-    """Whether all are of one type of number, as they are to be multiplied, and have no tangents.
+def _survey(tensors: list[Tensor]) -> tuple[bool, bool]:
+    """Whether all are of one type of number, and whether the graph will go back to one of them."""
+    kind, alike, back = tensors[0].dtype, True, False
+    for x in tensors:
+        alike = alike and x.dtype is kind
+        back = back or x.requires_grad
+    return alike, back and torch.is_grad_enabled()
 
-    Those ``_Layer`` refuses by itself, so that with ``save`` nobody has to ask.
+
+def _is_converted(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
+def may_be_dual() -> bool:
+    """Whether tensors can have tangents, of which the kernels know nothing.
+
+    The level of forward-mode derivatives has a private name only; without it they always can.
     """
-    kind = tensors[0].dtype
-    return (
-        not torch.is_autocast_enabled(tensors[0].device.type)
-        and all(x.dtype is kind for x in tensors)
-        and (save or all(unpack_dual(x).tangent is None for x in tensors))
-    )
+    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
@@ -116,8 +124,9 @@ def is_observed(first: Tensor, *others: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or is_tracing() or type(first.unsqueeze(0)) is not Tensor:
         return True
-    if not all(x is None or type(x) in PLAIN for x in (first, *others)):
-        return True
+    for x in others:
+        if x is not None and type(x) not in PLAIN:
+            return True
     tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
     return tracer is not None and tracer.get_proxy_mode() is not None
 

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import cpu, eager, trial
-from fwrnn.layers.kernels.operators import PLAIN, is_observed
+from fwrnn.layers.kernels.operators import PLAIN, is_observed, may_be_dual
 from fwrnn.layers.memory import FastMemory
 from fwrnn.layers.rule import Rule
 
@@ -233,7 +232,7 @@ def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
     if (
         type(input) not in PLAIN
         or is_observed(input)
-        or forward_ad._current_level >= 0
+        or may_be_dual()
         or torch.is_autocast_enabled("cpu")
     ):
         return None
