@@ -80,7 +80,7 @@ def _figure2(figure, target: Target, results: Sequence[Result]) -> None:
     axes.set(xscale="log", yscale="log", xlabel="updates", xlim=(400, 8e5))
     axes.set_ylabel("negative log likelihood, nats: less is better")
     axes.axhline(SOLVED, color="0.8", linewidth=0.8, zorder=0, label=f"{SOLVED} nats: solved")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
