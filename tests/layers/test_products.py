@@ -64,7 +64,7 @@ def test_what_a_row_comes_to_does_not_depend_on_others_nor_on_threads():
     left, right, matrix = torch.randn(600, 20), torch.randn(600, 33), torch.randn(20, 33)
     wanted = products._times(right, matrix), *products._contract(left, right, left)
     assert torch.equal(products._times(right[:300], matrix), wanted[0][:300])
-    torch.set_num_threads(1)
+    torch.set_num_threads(3)  # of which there was one
     again = products._times(right, matrix), *products._contract(left, right, left)
     assert all(torch.equal(one, other) for one, other in zip(wanted, again, strict=True))
 
@@ -107,13 +107,13 @@ def test_its_gradients_can_be_checked_and_differentiated(any_rows):
     assert gradgradcheck(outputs, (x, *weights))
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_wrong_loops_are_left_alone_and_said_so_once(monkeypatch, which):
+@pytest.mark.parametrize("contracts", [False, True])
+def test_wrong_loops_are_left_alone_and_said_so_once(monkeypatch, contracts):
     run = products._run
 
-    def wrong(number, *others):
-        run(number, *others)
-        if number == which:
+    def wrong(now, *others):
+        run(now, *others)
+        if now == contracts:
             others[-1][4].mul_(1.01)  # what comes out
 
     monkeypatch.setattr(products, "_run", wrong)

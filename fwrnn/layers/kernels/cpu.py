@@ -329,7 +329,7 @@ def is_found(package: str) -> bool:
 
 @functools.cache
 def compiled(module: str, dtype: torch.dtype) -> Any:
-    """The two loops of a module beside this one, compiled; raises what importing Numba raises.
+    """What a module beside this one builds, compiled; raises what importing Numba raises.
 
     Or what its compiler does.
     """

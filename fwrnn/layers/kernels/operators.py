@@ -68,7 +68,8 @@ def recurrence(
     given = hidden, memory, *slow, lengths
     tensors = [x for x in (sequence, *inputs, *given[:-1]) if x is not None]
     alike, save = _survey(tensors)
-    if alike and not (observed or may_be_dual() or _is_converted(sequence)):
+    device = sequence.device.type
+    if alike and not (observed or may_be_dual() or torch.is_autocast_enabled(device)):
         try:
             if save:
                 return _Layer.apply(sequence, *inputs, *given, form, rule)
@@ -97,10 +98,6 @@ def _survey(tensors: list[Tensor]) -> tuple[bool, bool]:
         alike = alike and x.dtype is kind
         back = back or x.requires_grad
     return alike, back and torch.is_grad_enabled()
-
-
-def _is_converted(tensor: Tensor) -> bool:
-    return torch.is_autocast_enabled(tensor.device.type)
 
 
 def may_be_dual() -> bool:
@@ -296,8 +293,8 @@ class _Layer(torch.autograd.Function):
 def _grad_states(
     trail: Tensor,
     grad_states: Tensor | None,
-    grad_last: Tensor | None = None,
-    grad_written: Tensor | None = None,
+    grad_last: Tensor | None,
+    grad_written: Tensor | None,
 ) -> Tensor | None:
     """The gradient of h(1) … h(T), (T, B, H), from those of what ``_outputs`` returned."""
     if grad_written is not None:

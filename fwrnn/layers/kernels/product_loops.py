@@ -12,8 +12,8 @@ from fwrnn.layers.kernels.simd import broadcast, inner, store
 
 COUNTERS = ("next_task", "next_slot")
 CONSTANTS = (
-    "version", "tasks", "rows", "columns", "others", "results", "down", "across", "each", "parts",
-    "work_size",
+    "version", "contracts", "tasks", "rows", "columns", "others", "results", "down", "across",
+    "each", "parts", "work_size",
 )  # fmt: skip
 ARRAYS = ("left", "right", "other", "bias", "out", "other_out", "sums", "work")
 LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *ARRAYS)
@@ -77,25 +77,19 @@ def _contract(c, kind, task, slot):
 
 
 def build(kind, cache: bool):
-    """The loops for one type of number: two C functions of type ``LOOP``."""
+    """The loop for one type of number: a C function of type ``LOOP``, for either product."""
     version = VERSION
 
     @cfunc(LOOP, cache=cache)
-    def times(address):
+    def run(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
         slot, task = simd.claim(counters, 1), simd.claim(counters, 0)
         while task < c.tasks and c.version == version:
-            _times(c, kind, task, slot)
+            if c.contracts:
+                _contract(c, kind, task, slot)
+            else:
+                _times(c, kind, task, slot)
             task = simd.claim(counters, 0)
 
-    @cfunc(LOOP, cache=cache)
-    def contract(address):
-        c = carray(address, 1)[0]
-        counters = carray(simd.as_integers(address), len(COUNTERS))
-        slot, task = simd.claim(counters, 1), simd.claim(counters, 0)
-        while task < c.tasks and c.version == version:
-            _contract(c, kind, task, slot)
-            task = simd.claim(counters, 0)
-
-    return times, contract
+    return run

@@ -93,11 +93,14 @@ def _times(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     lanes, (count, columns), results = cpu.lanes_of(rows.dtype), rows.shape, matrix.shape[0]
     out = cpu.empty((count, results), rows.dtype)
     sizes = -(-count // lanes), count, columns, 0, results, *matrix.stride(), 0, 0
-    _run(0, sizes, (columns + results) * lanes, (rows, matrix, None, bias, out, None, None))
+    arrays = rows, matrix, None, bias, out, None, None
+    _run(False, sizes, (columns + results) * lanes, arrays)
     return out
 
 
 def _contract(left: Tensor, right: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from fwrnn.layers.kernels.product_loops import CHUNK
+
     lanes, (count, results) = cpu.lanes_of(left.dtype), left.shape
     columns, others = right.shape[1], other.shape[1]
     panels = columns // lanes + 1 + -(-others // lanes)  # one column more has the sums
@@ -109,22 +112,16 @@ def _contract(left: Tensor, right: Tensor, other: Tensor) -> tuple[Tensor, Tenso
     out, other_out, sums = (cpu.empty(shape, left.dtype) for shape in shapes)
     sizes = panels * parts, count, columns, others, results, 0, 0, each, parts
     arrays = left, right, other, None, out, other_out, sums
-    _run(1, sizes, (_chunk() + 2 * each) * lanes, arrays)
+    _run(True, sizes, (CHUNK + 2 * each) * lanes, arrays)
     return out, other_out, sums
 
 
-def _chunk() -> int:
-    from fwrnn.layers.kernels import product_loops
-
-    return product_loops.CHUNK
-
-
-def _run(which: int, sizes: tuple[int, ...], work_size: int, arrays: tuple) -> None:
-    """Run loop 0 (times) or 1 (contract): sizes from the tasks on, arrays in their order."""
+def _run(contracts: bool, sizes: tuple[int, ...], work_size: int, arrays: tuple) -> None:
+    """Run the loop for one of the products: sizes from the tasks on, arrays in their order."""
     from fwrnn.layers.kernels import product_loops as loops
 
     dtype, threads = arrays[0].dtype, min(torch.get_num_threads(), sizes[0])
     work = cpu.empty((threads * work_size,), dtype)
-    numbers = (0, 0, loops.VERSION, *sizes, work_size)
-    compiled = cpu.compiled("product_loops", dtype)
-    cpu.call(compiled[which], numbers, (*arrays, work), len(loops.ARRAYS), threads)
+    numbers = (0, 0, loops.VERSION, contracts, *sizes, work_size)
+    loop = cpu.compiled("product_loops", dtype)
+    cpu.call(loop, numbers, (*arrays, work), len(loops.ARRAYS), threads)
