@@ -18,7 +18,7 @@ from numba import carray, cfunc, types
 
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
-from fwrnn.layers.kernels.simd import fma, inner, load, store
+from fwrnn.layers.kernels.simd import fma, inner, load, once, store
 
 COUNTERS = ("next_block", "next_slot")
 CONSTANTS = (
@@ -156,7 +156,7 @@ def _places(c, t, block, slot, row):
     return nth * (1 + 8 * c.heads) * row, nth * 2 * c.heads * row, before, after
 
 
-@inner
+@once
 def _forward_block(c, kind, block, slot):
     """A block of sequences from its first step to its last."""
     drive, weight, states = v.array(c.drive, kind), v.array(c.weight, kind), v.array(c.states, kind)
@@ -285,7 +285,7 @@ def _step_back(c, kind, t, block, work, gates, row):
         store(work, grads + i, to_gate * forget * (one - forget))
 
 
-@inner
+@once
 def _backward_block(c, kind, block, slot):
     """The gradients of a block, from its last step to its first; that of the cells in place."""
     weight, work = v.array(c.weight, kind), v.array(c.work, kind)

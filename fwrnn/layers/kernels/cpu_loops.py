@@ -25,7 +25,7 @@ from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.cpu_vectors import GROUP
-from fwrnn.layers.kernels.simd import broadcast, inner, load, store
+from fwrnn.layers.kernels.simd import broadcast, inner, load, once, store
 
 # What a call passes to the loops, each a 64-bit integer: counters that the threads share, sizes and
 # switches, and the addresses of arrays, 0 for none.
@@ -122,7 +122,7 @@ def _put_matrix(c, work, matrix, first, sequences, target):
         v.put(True, work, matrix + i * row, units, 1, target, (first * units + i) * units)
 
 
-@inner
+@once
 def _forward_block(c, kind, constants, block, slot):
     """One block of sequences from its first step to its last."""
     drive, trail = v.array(c.drive, kind), v.array(c.trail, kind)
@@ -210,7 +210,7 @@ def _forward_block(c, kind, constants, block, slot):
         v.put(along, work, new, units, sequences, trail, (step + c.batch) * units)
 
 
-@inner
+@once
 def _backward_block(c, kind, constants, block, slot):
     """The gradients of one block, from its last step to its first."""
     trail = v.array(c.trail, kind)

@@ -22,8 +22,11 @@ from numba.extending import intrinsic, models, overload, register_model
 WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 VECTOR_BYTES = 128 if WIDE else 64
 MANY = 8 if WIDE else 4
-# For what only compiled code calls: an entrance from Python, too, takes an eighth of the time.
-inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# For what only compiled code calls: an entrance from Python, too, takes an eighth of the time, and
+# so would checks of every division.
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
+# The same, copied to where it is called, in one place, so that LLVM goes through it once.
+once = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy", inline="always")
 LANES = {kind: VECTOR_BYTES // (kind.bitwidth // 8) for kind in (types.float32, types.float64)}
 
 

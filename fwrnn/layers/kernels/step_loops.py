@@ -15,7 +15,7 @@ from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_loops, simd
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels.cpu_vectors import GROUP
-from fwrnn.layers.kernels.simd import inner, load, store
+from fwrnn.layers.kernels.simd import inner, load, once, store
 
 COUNTERS = ("next_block", "next_slot", "blocks_done")
 # ``past`` states were written before. ``wide`` is the numbers in the padded rows of C.
@@ -272,7 +272,7 @@ def _places(c, work, slot):
     return constants, edged, strengths + c.past + GROUP, past
 
 
-@inner
+@once
 def _forward_block(c, kind, block, slot):
     """The step of one sequence."""
     work, saved = v.array(c.work, kind), v.array(c.saved if c.save else c.work, kind)
@@ -326,7 +326,7 @@ def _forward_block(c, kind, block, slot):
         _append(c, kind, block, work, past, weights)
 
 
-@inner
+@once
 def _backward_block(c, kind, block, slot):
     """The gradients of one sequence's step."""
     work, saved = v.array(c.work, kind), v.array(c.saved, kind)
