@@ -167,21 +167,19 @@ class _FastWeightsModule(nn.Module):
             with torch.no_grad():
                 (getattr(self, name) if pruned is None else pruned).copy_(drawn)
 
-    def _input_weights(self, suffix: str) -> InputWeights:
-        bias_ih = bias_hh = None
-        if self._bias:
-            bias_ih, bias_hh = getattr(self, "bias_ih" + suffix), getattr(self, "bias_hh" + suffix)
-        return InputWeights(getattr(self, "weight_ih" + suffix), bias_ih, bias_hh)
-
-    def _slow_weights(self, suffix: str) -> SlowWeights:
-        gain = shift = read_gain = None
-        if self._layer_norm:
-            gain, shift = getattr(self, "norm_weight" + suffix), getattr(self, "norm_bias" + suffix)
-        if self._read_gain != "fixed":
-            read_gain = self._read_scale * getattr(self, "read_weight" + suffix)
-            if self._read_gain == "layer":
-                read_gain = read_gain.expand(self.hidden_size)
-        return SlowWeights(getattr(self, "weight_hh" + suffix), gain, shift, read_gain)
+    def _weights(self, suffix: str) -> tuple[InputWeights, SlowWeights]:
+        """What one layer has learned in one direction."""
+        names, own = self._names[suffix], self._parameters
+        try:
+            named: list[Any] = [name and own[name] for name in names]
+        except KeyError:  # one that somebody parametrised
+            named = [name and getattr(self, name) for name in names]
+        weight_ih, weight_hh, bias_ih, bias_hh, gain, shift, read_weight = named
+        read_gain = None if read_weight is None else self._read_scale * read_weight
+        if read_gain is not None and self._read_gain == "layer":
+            read_gain = read_gain.expand(self.hidden_size)
+        inputs = InputWeights(weight_ih, bias_ih, bias_hh)
+        return inputs, SlowWeights(weight_hh, gain, shift, read_gain)
 
     def _step(
         self, input: Tensor, hidden: Tensor | None, memory: FastMemory | None, suffix: str
@@ -214,7 +212,7 @@ class _FastWeightsModule(nn.Module):
             if found := step and steps.run(step, self.rule, self._read_scale):
                 hidden, memory = found
                 return hidden.clone().unsqueeze(0), hidden, memory
-        inputs, slow = self._input_weights(suffix), self._slow_weights(suffix)
+        inputs, slow = self._weights(suffix)
         self._check_kind("an input", sequence, inputs.weight_ih)  # PyTorch looks the other way
         return kernels.recurrence(
             sequence, inputs, hidden, memory, slow, self.rule, lengths, self.backend
@@ -556,7 +554,7 @@ class FastWeightsRNN(_FastWeightsModule):
             step = self._step(sequence[0], hidden[0], memory, "_l0")
             if step and steps.reach(step, self.rule, self._read_scale):
                 return "numba"
-        slow = self._slow_weights("_l0")
+        _, slow = self._weights("_l0")
         return kernels.choose(self.backend, sequence, hidden[0], memory, slow, self.rule, lengths)
 
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
@@ -569,12 +567,11 @@ class FastWeightsRNN(_FastWeightsModule):
         """
         if isinstance(input, PackedSequence):
             raise ValueError("attention takes a tensor, got a PackedSequence; pad it first")
-        rule, slow = self.rule, self._slow_weights("_l0")
+        rule, (inputs, slow) = self.rule, self._weights("_l0")
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
         before = None if memory is None or memory.is_empty() else memory.matrix()
-        inputs = self._input_weights("_l0")
         states, *_ = kernels.recurrence(
             sequence, inputs, hidden[0], memory, slow, rule, backend=self.backend
         )
@@ -605,7 +602,10 @@ def _of_layer(memory: FastMemory | None, k: int) -> FastMemory | None:
 def _of_all_layers(memories: list[FastMemory]) -> FastMemory:
     """The memories of all layers and directions in one, without a copy if there is one."""
     if len(memories) == 1:
-        return FastMemory(*(part.unsqueeze(0) for part in memories[0]))
+        written, strengths, folded, fade = memories[0]
+        return FastMemory(
+            written.unsqueeze(0), strengths.unsqueeze(0), folded.unsqueeze(0), fade.unsqueeze(0)
+        )
     return FastMemory(*(torch.stack(parts) for parts in zip(*memories, strict=True)))
 
 

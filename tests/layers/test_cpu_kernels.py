@@ -139,7 +139,7 @@ def test_activations_over_their_whole_range(dtype, nonlinearity):
     numbers = torch.cat([numbers, -numbers, ends])
     made = FastWeightsRNN(len(numbers), len(numbers), nonlinearity=nonlinearity, bias=False,
                           inner_steps=0, dtype=dtype, backend="numba")  # fmt: skip
-    slow = made._slow_weights("_l0")._replace(norm_weight=None, norm_bias=None, read_gain=None)
+    slow = made._weights("_l0")[1]._replace(norm_weight=None, norm_bias=None, read_gain=None)
     drive, hidden = numbers.view(1, 1, -1), torch.zeros(1, len(numbers), dtype=dtype)
     with torch.no_grad():
         states, *_ = cpu.forward(drive, hidden, None, slow, made.rule, None, False)

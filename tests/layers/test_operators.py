@@ -161,8 +161,8 @@ def test_gradients_do_not_see_what_padding_holds(backend):
         sequence, lengths, _ = made._time_first(packed)
         made.zero_grad()
         states, _, memory = kernels.recurrence(
-            sequence, made._input_weights("_l0"), x.new_zeros(2, 4), None,
-            made._slow_weights("_l0"), made.rule, torch.tensor([5, 2]), backend,
+            sequence, made._weights("_l0")[0], x.new_zeros(2, 4), None,
+            made._weights("_l0")[1], made.rule, torch.tensor([5, 2]), backend,
         )  # fmt: skip
         (states.sum() + memory.matrix().sum()).backward()
         results.append([states, made.weight_hh_l0.grad, made.read_weight_l0.grad])

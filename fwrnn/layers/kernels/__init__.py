@@ -144,11 +144,9 @@ def _memory_after(
     batch, steps, _ = written.shape
     if lengths is None:
         like = steps, written.dtype, written.device
-        if observed:
-            strengths, fade = _fading(rule, *like)
-        else:  # copies, as callers may change theirs in place
-            strengths, fade = (tensor.clone() for tensor in _known_fading(rule, *like))
-        strengths, fade = strengths.expand(batch, steps), fade.expand(batch)
+        # A copy, as callers may change theirs in place.
+        fading = _fading(rule, *like) if observed else _known_fading(rule, *like).clone()
+        strengths, fade = fading[:-1].expand(batch, steps), fading[-1].expand(batch)
     else:
         ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=written.device)
         strengths = equations.strengths(ages, rule, written.dtype)
@@ -157,11 +155,11 @@ def _memory_after(
     return FastMemory(written, strengths, folded, fade)
 
 
-def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> tuple[Tensor, Tensor]:
+def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
     """What is left of each of T states after the last, η λ^(T-1) … η, and of all before, λ^T."""
     with torch.inference_mode(False):  # so that autograd may keep them, whoever asks first
         powers = equations.decays(torch.arange(steps, -1, -1, device=device), rule, dtype)
-        return rule.fast_lr * powers[1:], powers[0]
+        return torch.cat([rule.fast_lr * powers[1:], powers[:1]])
 
 
 _known_fading = lru_cache(maxsize=64)(_fading)

@@ -12,10 +12,10 @@ which such a processor lets other threads see what one wrote. Elsewhere ``trial`
 import ctypes
 import functools
 import logging
-import math
 import mmap
 import threading
 from array import array
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -100,14 +100,16 @@ def forward(
     """
     plan = _plan_for(drive.shape, hidden.dtype, memory, slow, rule)
     steps, batch, units = drive.shape
-    trail = empty((steps + 1, batch, units), hidden.dtype)
-    states = empty((steps, batch, units), hidden.dtype)
-    saved = empty((plan.saved_sizes[save],), hidden.dtype)
-    drive = drive.to(hidden.dtype).resolve_neg().contiguous()
+    trail = empty(hidden, steps + 1, batch, units)
+    states = empty(hidden, steps, batch, units)
+    saved = empty(hidden, plan.saved_sizes[save])
+    if drive.dtype is not hidden.dtype:
+        drive = drive.to(hidden.dtype)
+    drive = drive.resolve_neg().contiguous()
     given = _contiguous(hidden, memory, *slow)
     inputs = (drive, plan.by_lane(lengths), *given, states, trail, saved)
     plan.run(0, save, inputs)
-    return states, trail, saved if save else empty((0,), hidden.dtype)
+    return states, trail, saved if save else hidden.new_empty(0)
 
 
 def saved_size(
@@ -152,13 +154,13 @@ def backward(
     plan = _plan_for(grad_states.shape, trail.dtype, memory, slow, rule, saved.shape[0])
     steps, batch, units = grad_states.shape
     if not grad_states.is_contiguous():  # that of a sum is one number, expanded
-        grad_states = empty((steps, batch, units), trail.dtype).copy_(grad_states)
-    grad_drive = empty((steps, batch, units), trail.dtype)
-    grad_hidden = torch.empty_like(trail[0])
-    grad_memory = None if memory is None else empty((batch, units, units), trail.dtype)
+        grad_states = empty(trail, steps, batch, units).copy_(grad_states)
+    grad_drive = empty(trail, steps, batch, units)
+    grad_hidden = trail.new_empty(batch, units)
+    grad_memory = None if memory is None else empty(trail, batch, units, units)
     _, *learned = slow
-    grad_gains = [None if gain is None else empty((units,), trail.dtype) for gain in learned]
-    by_block = empty((plan.blocks, len(learned), units), trail.dtype)
+    grad_gains = [None if gain is None else trail.new_empty(units) for gain in learned]
+    by_block = empty(trail, plan.blocks, len(learned), units)
     inputs = (
         None, plan.by_lane(lengths), None, *_contiguous(memory, *slow), None, trail,
         saved.contiguous(),
@@ -169,10 +171,10 @@ def backward(
     return grad_drive, grad_hidden, grad_memory, gain, shift, read
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """``torch.empty``; a large one in large pages, as the first touch of small ones is slow."""
-    tensor = torch.empty(shape, dtype=dtype, device="cpu")  # whatever the default device
-    if math.prod(shape) * dtype.itemsize >= LARGE and (advise := _madvise()):
+def empty(like: Tensor, *shape: int) -> Tensor:
+    """``new_empty``; a large one in large pages, as the first touch of small ones is slow."""
+    tensor = like.new_empty(shape)
+    if tensor.nbytes >= LARGE and (advise := _madvise()):
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         advise(start, tensor.data_ptr() + tensor.nbytes - start, mmap.MADV_HUGEPAGE)
     return tensor
@@ -252,7 +254,7 @@ class _Plan:
     ):  # fmt: skip
         from fwrnn.layers.kernels import cpu_loops
 
-        self._counters = (0,) * len(cpu_loops.COUNTERS)
+        counters = (0,) * len(cpu_loops.COUNTERS)
         self._arrays = len(cpu_loops.ARRAYS)
         self._lanes = lanes = lanes_of(dtype)
         count = -(-units // lanes) if along else units
@@ -261,7 +263,7 @@ class _Plan:
         self.blocks = batch if along else -(-batch // lanes)
         self.threads = min(threads, self.blocks)
         self._tables = _tables(rule, chunk, cpu_loops.GROUP, dtype)
-        self._constants = (
+        constants = (
             cpu_loops.VERSION, along, self.blocks, steps, batch, units, count, rule.inner_steps,
             chunk,
             rule.nonlinearity == "tanh", normalised, rule.boundary == "identity",
@@ -274,7 +276,7 @@ class _Plan:
             for backward in (False, True)
         ]
         # Without backward, each thread uses the same vectors again at every step.
-        self._layouts, self.saved_sizes = [], []
+        layouts, self.saved_sizes = [], []
         for vectors, reads, borders in (
             (self.threads, 1, 0),
             (self.blocks * steps, rule.inner_steps, self.blocks * ((steps - 1) // chunk)),
@@ -285,9 +287,17 @@ class _Plan:
             borders_at = scales_at + vectors * reads * lanes * normalised
             # Without normalisation the loops still load a scale, from anywhere, and drop it.
             end_at = borders_at + borders * units * row
-            self._layouts.append((normed_at, found_at, scales_at * normalised, borders_at, end_at))
+            layouts.append((normed_at, found_at, scales_at * normalised, borders_at, end_at))
             # One register more along the units, so that the size tells the layout.
             self.saved_sizes.append(end_at + along * lanes)
+        # By loop and whether something is saved: the numbers that it is called with.
+        self._numbers = [
+            [
+                array("q", (*counters, *constants, save, *layouts[save], work_size))
+                for save in (0, 1)
+            ]
+            for work_size in self._work_sizes
+        ]
 
     cached = functools.lru_cache(maxsize=256)(lambda *key: _Plan(*key))
 
@@ -301,10 +311,8 @@ class _Plan:
 
     def run(self, which: int, save: bool, inputs: tuple, grads: tuple = ()) -> None:
         """Run loop 0 (forward) or 1 (backward); arrays in the order of ``cpu_loops.ARRAYS``."""
-        work_size = self._work_sizes[which]
-        work = torch.empty(self.threads * work_size, dtype=self.dtype, device="cpu")
-        numbers = (*self._counters, *self._constants, save, *self._layouts[save], work_size)
-        tensors = (*inputs, work, *grads)
+        work = inputs[-1].new_empty(self.threads * self._work_sizes[which])
+        numbers, tensors = self._numbers[which][save], (*inputs, work, *grads)
         call(self.loops[which], numbers, tensors, self._arrays, self.threads)
 
 
@@ -439,19 +447,18 @@ def _openmp():
     return function
 
 
-def call(loop, numbers: tuple, tensors: tuple, arrays: int, threads: int) -> None:
+def call(loop, numbers: Iterable[int], tensors: tuple, arrays: int, threads: int) -> None:
     """Call ``loop`` in every thread of a team, with numbers and the addresses of tensors.
 
     There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
     """
-    addresses = []
+    argument, missing = array("q", numbers), arrays - len(tensors)
     for tensor in tensors:
         address = 0 if tensor is None else tensor.data_ptr()
-        if tensor is not None and not address and tensor.numel():
+        if not address and tensor is not None and tensor.numel():
             raise RuntimeError("a tensor has no numbers in memory; give one that has")
-        addresses.append(address)
-    addresses += [0] * (arrays - len(addresses))
-    argument = array("q", (*numbers, *addresses))
+        argument.append(address)
+    argument.extend([0] * missing)
     run_team(loop, argument.buffer_info()[0], threads)
 
 

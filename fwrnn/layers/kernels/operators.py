@@ -110,8 +110,11 @@ def may_be_dual() -> bool:
 
 def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
     """C x(t) + biases, without autograd, for a fused form. (T, B, I) → (T, B, H)."""
+    steps, batch, _ = sequence.shape
+    if not products.pay(form, steps * batch, sequence.dtype):
+        return inputs.drive(sequence)
     rows = products.times(form, sequence.flatten(0, 1), inputs.weight_ih, inputs.bias())
-    return rows.view(*sequence.shape[:2], rows.shape[1])
+    return rows.view(steps, batch, rows.shape[1])
 
 
 def is_observed(first: Tensor, *others: Tensor | None) -> bool:

@@ -22,7 +22,7 @@ def times(form: str, rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -
 
     ``form`` is that of the recurrence, whose tensors these are.
     """
-    if _pay(form, rows) and _fit(rows, matrix, bias):
+    if pay(form, rows.shape[0], rows.dtype) and _fit(rows, matrix, bias):
         return _times(
             rows.resolve_neg().contiguous(), matrix, None if bias is None else bias.contiguous()
         )
@@ -36,7 +36,7 @@ def contract(
 
     (N, R), (N, K), (N, L) → (R, K), (R, L), (R).
     """
-    if _pay(form, left):
+    if pay(form, left.shape[0], left.dtype):
         return _contract(*(x.resolve_neg().contiguous() for x in (left, right, other)))
     return left.t() @ right, left.t() @ other, left.sum(0)
 
@@ -56,9 +56,9 @@ def _is_addressed(tensor: Tensor, dtype: torch.dtype) -> bool:
     return strided and tensor.dtype is dtype and not tensor.is_neg()
 
 
-def _pay(form: str, rows: Tensor) -> bool:
-    """Whether the loops are faster, and pass their ``trial``."""
-    return form == "numba" and rows.shape[0] >= FEWEST and _work(rows.dtype)
+def pay(form: str, rows: int, dtype: torch.dtype) -> bool:
+    """Whether the loops are faster for so many rows, and pass their ``trial``."""
+    return form == "numba" and rows >= FEWEST and _work(dtype)
 
 
 def _work(dtype: torch.dtype) -> bool:
@@ -91,7 +91,7 @@ def _fault(dtype: torch.dtype) -> str | None:
 
 def _times(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     lanes, (count, columns), results = cpu.lanes_of(rows.dtype), rows.shape, matrix.shape[0]
-    out = cpu.empty((count, results), rows.dtype)
+    out = cpu.empty(rows, count, results)
     sizes = -(-count // lanes), count, columns, 0, results, *matrix.stride(), 0, 0
     arrays = rows, matrix, None, bias, out, None, None
     _run(False, sizes, (columns + results) * lanes, arrays)
@@ -109,7 +109,7 @@ def _contract(left: Tensor, right: Tensor, other: Tensor) -> tuple[Tensor, Tenso
     each = -(-results // parts)
     parts = -(-results // each)
     shapes = (results, columns), (results, others), (results,)
-    out, other_out, sums = (cpu.empty(shape, left.dtype) for shape in shapes)
+    out, other_out, sums = (cpu.empty(left, *shape) for shape in shapes)
     sizes = panels * parts, count, columns, others, results, 0, 0, each, parts
     arrays = left, right, other, None, out, other_out, sums
     _run(True, sizes, (CHUNK + 2 * each) * lanes, arrays)
@@ -121,7 +121,7 @@ def _run(contracts: bool, sizes: tuple[int, ...], work_size: int, arrays: tuple)
     from fwrnn.layers.kernels import product_loops as loops
 
     dtype, threads = arrays[0].dtype, min(torch.get_num_threads(), sizes[0])
-    work = cpu.empty((threads * work_size,), dtype)
+    work = cpu.empty(arrays[0], threads * work_size)
     numbers = (0, 0, loops.VERSION, contracts, *sizes, work_size)
     loop = cpu.compiled("product_loops", dtype)
     cpu.call(loop, numbers, (*arrays, work), len(loops.ARRAYS), threads)
