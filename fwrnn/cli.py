@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
     0 done, 1 failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 terminated.
     """
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # of a terminal or log that has no λ: a question mark
             stream.reconfigure(errors="replace")
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # this process is for the command alone
         _collect_less_garbage()
         argv = sys.argv[1:]
+        if argv[:1] != ["train"]:  # which has its own way
+            signal.signal(signal.SIGTERM, _terminate)
         if argv[:1] in (["train"], ["evaluate"]) and is_shared(Path("/proc/loadavg")):
             # Read when PyTorch is imported: its threads sleep while they wait for one another.
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -68,6 +71,19 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}", 1)
+
+
+def _open_what_is_closed() -> None:
+    """Python has None for a standard stream that was closed before it started."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _terminate(number, frame) -> None:
+    """As Ctrl-C does: whoever works ends the processes that work for it."""
+    signal.signal(number, signal.SIG_IGN)
+    raise Interrupted("terminated", number)
 
 
 def _collect_less_garbage() -> None:

@@ -41,9 +41,10 @@ def read_bytes(path: Path, most: int) -> bytes:
         UserError: it is no file, or holds more than ``most`` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # of a folder, os.fdopen says something else
+        os.close(descriptor)
+        raise UserError("it is not a file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UserError("it is not a file")
         content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"it is larger than {most // 1024:,} KiB")

@@ -13,6 +13,7 @@ import torch
 from fwrnn.benchmarks import battery
 from fwrnn.benchmarks.battery import markdown
 from fwrnn.cli import main
+from fwrnn.learning.claim import claimed
 
 
 @pytest.mark.parametrize("name", battery.TASKS)
@@ -95,6 +96,12 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     results = [json.loads(line) for line in kept.read_text().splitlines()]
     assert {result["layer"] for result in results} == set(battery.LAYERS) and len(results) == 2
     assert all("commit" in result for result in results)
+    for strange in (b"123\n", b'{"task": 3}\n', b"\xff\n"):  # is left out
+        kept.write_bytes(kept.read_bytes() + strange)
+        assert main(arguments) == 0 and json.loads(capsys.readouterr().out) == [cell]
+    with claimed(tmp_path):
+        assert main(arguments) == 2  # and takes nothing from who works there
+    assert "is being worked on by process" in capsys.readouterr().err
     deeper = [replace(trial, layers=2) for trial in trials]
     monkeypatch.setattr(battery, "trials", lambda seeds, updates: deeper)
     assert main(arguments) == 0

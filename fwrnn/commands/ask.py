@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         )
     trained = load(options.run, backend="attention")  # of so little, before a kernel is read
     result = ask(trained, options.question)
-    if options.png:
+    if options.png is not None:
         _draw(result, options.png)
     if options.json:
         print(json.dumps(result))

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive
 from fwrnn.errors import UserError
+from fwrnn.reading import is_number
 
 DESCRIPTION = """\
 Trains FastWeightsRNN with its defaults and torch.nn.RNN on small tasks that a program makes up
@@ -45,7 +48,8 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from fwrnn.benchmarks import battery
-    from fwrnn.learning.run_folder import write_whole
+    from fwrnn.files import write_whole
+    from fwrnn.learning.claim import claimed
 
     for names, known, option in (
         (options.task or (), battery.TASKS, "--task"),
@@ -63,10 +67,11 @@ def main(argv: list[str]) -> int:
     ]
     folder = Path(options.output)
     file = folder / "battery.jsonl"
-    cells = battery.cells(train(wanted, file, options.jobs))
-    print(json.dumps(cells) if options.json else battery.markdown(cells), flush=True)
-    kept = battery.markdown(battery.cells(read(file)))  # what was trained before, too
-    write_whole(folder / "battery.md", (kept + "\n").encode())
+    with claimed(folder, "--output DIR chooses another folder"):
+        cells = battery.cells(train(wanted, file, options.jobs))
+        print(json.dumps(cells) if options.json else battery.markdown(cells), flush=True)
+        kept = battery.markdown(battery.cells(read(file)))  # what was trained before, too
+        write_whole(folder / "battery.md", (kept + "\n").encode())
     return 0
 
 
@@ -75,15 +80,13 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
 
     A line that is broken, as a full disk leaves one, is left out of the file and trained again.
     """
-    from dataclasses import fields
-
     from torch import multiprocessing
 
     from fwrnn.benchmarks import battery
+    from fwrnn.files import write_whole
     from fwrnn.learning.record import commit
-    from fwrnn.learning.run_folder import write_whole
 
-    names = [field.name for field in fields(battery.Trial)]
+    names = _settings()
     known = {tuple(result[name] for name in names): result for result in read(file)}
     write_whole(file, "".join(json.dumps(result) + "\n" for result in known.values()).encode())
     about = {"commit": commit()}
@@ -109,11 +112,30 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
 
 
 def read(file: Path) -> list[dict]:
-    """The results in ``file``, which need not exist."""
+    """The results in ``file``, which need not exist; what else it has is left out."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     results = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    for line in text.splitlines():
         try:
-            results.append(json.loads(line))
+            result = json.loads(line)
         except ValueError:
             continue
+        if _is_result(result):
+            results.append(result)
     return results
+
+
+def _is_result(result: Any) -> bool:
+    """Whether it is what ``battery.run`` returns."""
+    return (
+        isinstance(result, dict)
+        and all(isinstance(result.get(name), str | int) for name in _settings())
+        and all(is_number(result.get(name)) for name in ("loss", "blank"))
+    )
+
+
+def _settings() -> list[str]:
+    """What tells trials apart."""
+    from fwrnn.benchmarks import battery
+
+    return [field.name for field in fields(battery.Trial)]

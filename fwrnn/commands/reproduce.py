@@ -27,7 +27,9 @@ from signal import SIGINT
 from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive
+from fwrnn.commands.composition import compose_config
 from fwrnn.errors import Interrupted, RunFailed, UserError
+from fwrnn.files import check_folder
 from fwrnn.reproduction import results, words
 from fwrnn.reproduction.results import Result, Run, result_of
 from fwrnn.reproduction.retrain import Job, set_aside, train
@@ -56,7 +58,7 @@ def parser() -> Parser:
         "--seeds", type=positive, metavar="N", help="of each cell; default: as many as it has"
     )
     parser.add_argument(
-        "--jobs", type=positive, metavar="N", default=os.cpu_count() or 1,
+        "--jobs", type=positive, metavar="N",
         help="trainings at once, a thread each; default: one per processor",
     )  # fmt: skip
     parser.add_argument(
@@ -80,6 +82,7 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Verify, train if asked to, print and draw."""
     options = parser().parse_args(argv)
+    _check(options)
     names = list(TARGETS) if "all" in options.targets else list(dict.fromkeys(options.targets))
     objects, skipped, failed = [], [], []
     for name in names:
@@ -103,6 +106,15 @@ def main(argv: list[str]) -> int:
     return 2 if skipped and not objects else 0
 
 
+def _check(options) -> None:
+    """Raises UserError for what cannot be, before anything is tested."""
+    options.retrain = options.retrain or options.fresh
+    for name in ("set", "seeds", "jobs"):
+        if getattr(options, name) and not options.retrain:
+            raise UserError(f"--{name} is for training; add --retrain, or leave it out")
+    check_folder(options.output, "--output DIR chooses another folder")
+
+
 def reproduced(target: Target, options) -> tuple[list[Result], list[str]]:
     """A target's results, and what went wrong in training.
 
@@ -118,7 +130,7 @@ def reproduced(target: Target, options) -> tuple[list[Result], list[str]]:
     found = [result_of(cell, options.output, shipped) for cell in target.cells]
     found = [_tested(result, options) for result in _shown(found, target.name, "testing")]
     wrong: list[str] = []
-    if options.retrain or options.fresh:
+    if options.retrain:
         wrong = _retrain(found, options)
         again = [result_of(r.cell, options.output, shipped) for r in found]
         known = {run.folder: run for result in found for run in result.runs if run.holds}
@@ -174,6 +186,7 @@ def _retrain(found: list[Result], options) -> list[str]:
         jobs += [Job(result.cell, s, options.output, more) for s in seeds if s not in good]
     if not jobs:
         return []
+    compose_config(*jobs[0].cell.train, *more)  # a mistake in it is told once, not by every job
     failed = []
     with tqdm(total=len(jobs), desc="training", unit="run", disable=None) as bar:
 
@@ -184,8 +197,8 @@ def _retrain(found: list[Result], options) -> list[str]:
             bar.update()
 
         try:
-            train(jobs, options.jobs, done)
-        except KeyboardInterrupt:
+            train(jobs, options.jobs or os.cpu_count() or 1, done)
+        except KeyboardInterrupt as error:
             words = "stopped, nothing is lost; the same command goes on"
-            raise Interrupted(words, SIGINT) from None
+            raise Interrupted(words, getattr(error, "signal", SIGINT)) from None
     return failed

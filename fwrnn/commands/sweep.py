@@ -2,6 +2,7 @@
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.commands.sweeps import Sweep
+from fwrnn.errors import UserError
 from fwrnn.reading import path_text
 
 
@@ -19,13 +20,29 @@ def parser() -> Parser:
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     sweep = Sweep(options.folder)
-    content = sweep.read()
     if options.action == "resume":
-        from fwrnn.commands import composition, train
-
-        composition.check_recorded(content["command"])
-        return train.main([*content["command"], f"hydra.sweep.dir={options.folder}"])
-    for name, job in content["jobs"].items():
+        return resume(sweep)
+    for name, job in sweep.jobs().items():
         print(f"{job['state']:<12} {path_text(job.get('folder') or '')}  {path_text(name)}")
     print(sweep.summary()[0])
     return 0
+
+
+def resume(sweep: Sweep) -> int:
+    """Give the command again, then earlier ones that added jobs which are not done."""
+    from fwrnn.commands import composition, train
+
+    content = sweep.read()
+    status, commands = 0, [content["command"], *content["earlier"]]
+    for words in commands:
+        composition.check_recorded(words)
+        if not {"-m", "--multirun"} & set(words):
+            raise UserError(
+                f"{sweep.file} has no command to go on with; give the sweep's own again, with "
+                f"hydra.sweep.dir={sweep.folder}"
+            )
+    for words in commands:
+        jobs = composition.planned(words)
+        if words is commands[0] or not all(map(sweep.is_done, jobs)):
+            status = train.main([*words, f"hydra.sweep.dir={sweep.folder}"])
+    return status  # of all jobs

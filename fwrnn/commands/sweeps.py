@@ -1,8 +1,8 @@
 """A sweep's jobs, what became of each, and going on with those that are not done.
 
-``sweep.json`` in the sweep's folder has the command and, by the overrides of each job, its state
-(waiting, running, done, failed, interrupted), its cause if it failed, and its folder. Whoever works
-on a job, in whatever process, keeps its entry up to date.
+``sweep.json`` in the sweep's folder has the command, others that added jobs to it before, and, by
+the overrides of each job, its state (waiting, running, done, failed, interrupted), its cause if it
+failed, and its folder. Whoever works on a job, in whatever process, keeps its entry up to date.
 """
 
 import json
@@ -22,6 +22,7 @@ from fwrnn.learning.claim import holder
 from fwrnn.reading import LARGEST_SWEEP, path_text, read_json
 
 PATIENCE, A_MOMENT = 5.0, 0.3  # seconds, with jobs that do not end, and with those that do
+A_START = 60.0  # seconds in which a job that begins has taken its folder
 STATES = "done", "failed", "interrupted", "running", "waiting"
 
 
@@ -31,6 +32,7 @@ class Sweep:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.file = self.folder / "sweep.json"
+        self._before: dict = {}  # the record without what ``begin`` noted
 
     def read(self) -> dict:
         """Raises UserError when there is no sweep, or its file is broken."""
@@ -41,22 +43,47 @@ class Sweep:
         except (OSError, UserError) as error:
             raise UserError(f"{self.file} is broken: {error}") from None
         command, jobs = content.get("command"), content.get("jobs")
-        if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-            raise UserError(f"{self.file} is broken: its command is not a list of words")
+        earlier = content.get("earlier", [])
+        commands = [command, *earlier] if isinstance(earlier, list) else [None]
+        for words in commands:
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise UserError(f"{self.file} is broken: its command is not a list of words")
         if not isinstance(jobs, dict) or not all(_is_job(job) for job in jobs.values()):
             raise UserError(f"{self.file} is broken: a job in it has no state that is known")
-        return {"command": command, "jobs": jobs}
+        return {"command": command, "earlier": earlier, "jobs": jobs}
 
     def begin(self, command: list[str], jobs: list[list[str]]) -> None:
         """Note the command, and those of its jobs that are not known yet, as waiting."""
+        command = [word for word in command if not word.startswith("hydra.sweep.dir=")]
 
         def note(content: dict) -> None:
+            self._before = {**content, "jobs": dict(content["jobs"])}
+            before = [words for words in (content["command"], *content["earlier"]) if words]
             content["command"] = command
+            content["earlier"] = [words for words in before if words != command]
             for overrides in jobs:
                 waiting = {"state": "waiting", "cause": None, "folder": None}
                 content["jobs"].setdefault(" ".join(overrides), waiting)
 
         self._change(note)
+
+    def take_back(self) -> None:
+        """Forget a command that could not be composed, unless something came of it."""
+
+        def note(content: dict) -> None:
+            known = self._before["jobs"]
+            if all(name in known or job["state"] == "waiting"
+                   for name, job in content["jobs"].items()):  # fmt: skip
+                content |= self._before
+
+        self._change(note)
+        if not self.read()["command"]:
+            self.file.unlink()
+
+    def is_done(self, overrides: list[str]) -> bool:
+        """Whether this job is done already."""
+        jobs = self.read()["jobs"] if self.file.exists() else {}
+        return jobs.get(" ".join(overrides), {}).get("state") == "done"
 
     def set(self, overrides: list[str], **what: Any) -> None:
         """Note what became of a job."""
@@ -72,7 +99,8 @@ class Sweep:
             instead = "hydra.sweep.dir=DIR chooses another folder"
             raise unwritable(self.folder, error, instead) from error
         with held:
-            content = self.read() if self.file.exists() else {"command": [], "jobs": {}}
+            there = self.file.exists()
+            content = self.read() if there else {"command": [], "earlier": [], "jobs": {}}
             change(content)
             write_whole(self.file, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -107,13 +135,15 @@ class Sweep:
 
     def settle(self) -> None:
         """Note as interrupted what is said to run and has nobody who works on it."""
+        self._change(lambda content: _settle(content["jobs"]))
 
-        def note(content: dict) -> None:
-            for job in content["jobs"].values():
-                if job["state"] == "running" and not holder(Path(job["folder"] or "")):
-                    job["state"] = "interrupted"
-
-        self._change(note)
+    def jobs(self) -> dict[str, dict]:
+        """What is known of each job; one that says that it runs, and whose process was killed more
+        than a minute ago, is interrupted."""
+        jobs = self.read()["jobs"]
+        if time.time() - self.file.stat().st_mtime > A_START:
+            _settle(jobs)
+        return jobs
 
     def _running(self) -> list[Path]:
         """The folders of the jobs that are said to run."""
@@ -146,7 +176,7 @@ class Sweep:
 
     def summary(self) -> tuple[str, int]:
         """How many jobs are in which state, why some failed, what to do next; the exit status."""
-        jobs = self.read()["jobs"]
+        jobs = self.jobs()
         states = [job["state"] for job in jobs.values()]
         counts = ", ".join(f"{states.count(s)} {s}" for s in STATES if s in states)
         lines = [f"{len(jobs)} jobs in {self.folder}: {counts}"]
@@ -163,6 +193,12 @@ class Sweep:
             lines.append(f"go on with: fwrnn sweep resume {quoted(self.folder)}")
         statuses = [job.get("status", 1) for job in failed.values()]
         return "\n".join(lines), min(statuses, default=int(left))
+
+
+def _settle(jobs: dict[str, dict]) -> None:
+    for job in jobs.values():
+        if job["state"] == "running" and not holder(Path(job["folder"] or "")):
+            job["state"] = "interrupted"
 
 
 def _is_job(job: Any) -> bool:

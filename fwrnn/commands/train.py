@@ -75,6 +75,10 @@ def _sweep(argv: list[str]) -> int:
     except KeyboardInterrupt as error:
         words = begun[0].summary()[0] if begun else "interrupted"
         raise Interrupted(words, getattr(error, "signal", SIGINT)) from error
+    except UserError:
+        if begun:
+            begun[0].take_back()
+        raise
     except RunFailed as error:  # killed, or out of memory; those beside it may go on
         if not begun:
             raise
@@ -93,7 +97,9 @@ def _job_of_sweep(job: Job) -> float:
         raise _interrupted[0]
     with on_terminal():  # which another process has not set up yet
         try:
-            return Sweep(job.sweep).work(job.overrides, job.folder, lambda: _start_or_go_on(job))
+            sweep = Sweep(job.sweep)
+            done = sweep.is_done(job.overrides)
+            return sweep.work(job.overrides, job.folder, lambda: _start_or_go_on(job, done))
         except KeyboardInterrupt as error:
             _interrupted.append(error)
             raise
@@ -103,18 +109,23 @@ _interrupted: list[KeyboardInterrupt] = []
 """What stopped a job of the sweep in this process."""
 
 
-def _start_or_go_on(job: Job) -> float:
+def _start_or_go_on(job: Job, done: bool) -> float:
     """A job of a sweep: what is done is kept, what was begun goes on."""
     from fwrnn.learning.run_folder import RunFolder
 
     config, run = read_config(job.config), RunFolder(job.folder)
     if job.among_others and config.threads is None:
         config.threads = 1
-    begun = run.last.is_file() and run.config.is_file()
-    if begun and _computed(read_config(migrated(run.read_config()))) != _computed(config):
-        raise Taken(
-            f"'{job.folder}' holds a run of another configuration; choose another hydra.sweep.dir"
-        )
+    begun = run.has_begun and run.config.is_file()
+    if begun:
+        theirs, ours = _computed(read_config(migrated(run.read_config()))), _computed(config)
+        if done:  # and then maybe gone on with, for more updates
+            theirs["trainer"] = ours["trainer"]
+        if theirs != ours:
+            raise Taken(
+                f"'{job.folder}' holds a run of another configuration; choose another "
+                "hydra.sweep.dir"
+            )
     metrics = run.read_metrics() or train(config, run.path, resume=begun)
     return objective(config, metrics)
 
@@ -146,7 +157,7 @@ def _resume(run: str, argv: list[str]) -> None:
         raise UserError("resume goes on with one run; leave -m out")
     folder = RunFolder(latest() if run == "latest" else run)
     config = resumed_config(folder.read_config(), argv)
-    if not folder.last.is_file():
+    if not folder.has_begun:
         raise UserError(
             f"'{folder.path}' cannot go on: it has no {folder.last.relative_to(folder.path)}"
         )
@@ -199,7 +210,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
 
     run = RunFolder(folder)
     with claimed(run.path):
-        if not resume and (run.last.exists() or run.metrics.exists()):
+        if not resume and (run.has_begun or run.metrics.exists()):
             raise Taken(
                 f"'{folder}' already holds a run; go on with it by resume={quoted(folder)}, or "
                 "choose another hydra.run.dir"
@@ -223,6 +234,8 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
         trainer.progress.commits.append(ours)
     run.write_config(config)
     trainer.save()  # a run can go on from wherever it is stopped, its beginning included
+    if trainer.progress.update < config.trainer.max_updates:
+        run.set_metrics_aside()
     log.info(describe(config, model, device))
     place = quoted(run.path)
     log.info(f"in {run.path}; watch it with: tensorboard --logdir {place}")

@@ -255,6 +255,8 @@ def _saved_update(folder: Path) -> int:
     """The update that a run would go on from. Raises UserError where it could not."""
     last = folder / "checkpoints" / "last.pt"
     try:
+        if not last.is_file() and last.with_name("last-1.pt").is_file():
+            last = last.with_name("last-1.pt")
         size = last.stat().st_size if last.is_file() else None
     except OSError as error:
         raise UserError(f"last.pt cannot be read: {error.strerror}") from None

@@ -15,6 +15,7 @@ from fwrnn.files import unwritable
 from fwrnn.reading import read_json
 
 LOCK, ABOUT = "run.lock", ".run.lock.json"
+INSTEAD = "hydra.run.dir=DIR chooses another folder; to resume a run, copy it to one"
 
 
 class Taken(UserError):
@@ -22,8 +23,10 @@ class Taken(UserError):
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, instead: str = INSTEAD) -> Iterator[None]:
     """Hold the folder's lock, which the system lets go when this process ends, however it ends.
+
+    ``instead`` is what to do where the folder cannot be written.
 
     Raises:
         Taken: another process holds it; says which.
@@ -36,7 +39,6 @@ def claimed(folder: Path) -> Iterator[None]:
     except Timeout:
         raise Taken(f"'{folder}' is being worked on by {_told(folder)}") from None
     except OSError as error:
-        instead = "hydra.run.dir=DIR chooses another folder; to resume a run, copy it to one"
         raise unwritable(folder, error, instead) from error
     about = {
         "process": os.getpid(),

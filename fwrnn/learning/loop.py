@@ -361,6 +361,11 @@ class Trainer:
                 f"{self.folder.last} does not fit the run's configuration; what a run is made of, "
                 "trainer.average_decay=null included, cannot change"
             ) from None
+        if self.config.max_updates < self.progress.update:
+            raise UserError(
+                f"{self.progress.update:,} updates are done, and trainer.max_updates is "
+                f"{self.config.max_updates:,}; give as many or more"
+            )
         if self.progress.best_update and self.best_weights is None:  # of an earlier version
             self.best_weights = self.folder.read_checkpoint(self.folder.best, self.device)["model"]
         self._write_derived()

@@ -137,7 +137,10 @@ def evaluate_pairs(
         settings = replace(settings, **{f"{split}_size": examples})
     recorded = RunFolder(place_of(run)).read_metrics()
     for count in pairs:
-        task = replace(settings, pairs=count).build(config.seed)
+        try:
+            task = replace(settings, pairs=count).build(config.seed)
+        except ValueError as error:  # of so many examples
+            raise UserError(str(error)) from None
         measured = kind.test(task, model, where, Question(split), recorded).measured
         low, high = wilson(measured["error"], measured["examples"], 0, 1)
         row = {

@@ -4,6 +4,7 @@
 
     config.yaml          the resolved configuration
     metrics.json         the results, once the run has ended; fractions from 0 to 1
+    metrics-before.json  those of before it went on, for more updates
     curve.csv            a row per validation
     pictures/*.png       the memory, the glimpses or a game at work, and what the test confused
     pictures/*.gif       games, played
@@ -23,6 +24,7 @@ import logging
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,16 @@ class RunFolder:
         self.plain = self.path / "weights.npz"
         self.pictures = self.path / "pictures"
         self._written: bytes | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has a state to go on from."""
+        return self.last.is_file() or self.before_last.is_file()
+
+    def set_metrics_aside(self) -> None:
+        """The run goes on: the results are no more those of its weights."""
+        with suppress(FileNotFoundError):
+            self.metrics.replace(self.path / "metrics-before.json")
 
     def write_config(self, config) -> None:
         self._written = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()

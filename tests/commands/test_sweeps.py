@@ -15,7 +15,7 @@ from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
 from fwrnn.commands import sweeps
-from fwrnn.commands.composition import check_recorded, explain
+from fwrnn.commands.composition import check_recorded, explain, planned
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.errors import RunFailed
 
@@ -98,12 +98,61 @@ def test_what_a_strangers_sweep_is_called_is_only_printed(tmp_path, capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_a_job_that_went_on_for_more_updates_stays_done(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]
+    assert main(words) == 0
+    (run,) = (path.parent for path in tmp_path.glob("sweep/*/metrics.json"))
+    assert main(["train", f"resume={run}", "trainer.max_updates=22"]) == 0
+    capsys.readouterr()
+    assert main(["sweep", "resume", "sweep"]) == 0
+    assert states(tmp_path / "sweep") == ["done"]
+    assert json.loads((run / "metrics.json").read_text("utf-8"))["updates"] == 22
+
+
+def test_resuming_does_the_jobs_of_every_command(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = ["-m", *tiny, "trainer.max_updates=10", "seed=0,1"]
+    Sweep(tmp_path / "sweep").begin(first, planned(first))  # and was killed
+    words = ["train", "-m", *tiny, "seed=2", "hydra.sweep.dir=sweep"]
+    assert main(words) == 1
+    assert states(tmp_path / "sweep") == ["done", "waiting", "waiting"]
+    assert main(["sweep", "resume", "sweep"]) == 0
+    assert states(tmp_path / "sweep") == ["done"] * 3
+    content = json.loads((tmp_path / "sweep" / "sweep.json").read_text("utf-8"))
+    assert [content["command"], *content["earlier"]] == [first, words[1:-1]]
+
+
+def test_a_command_that_was_refused_leaves_no_jobs(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "hydra.sweep.dir=sweep"]
+    assert main([*words, "model=rnn,rnnn"]) == 2
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+    assert main([*words, "model=rnn"]) == 0
+    assert main([*words, "model=rnn,rnnn", "seed=1"]) == 2
+    assert states(tmp_path / "sweep") == ["done"]
+    assert main(["sweep", "resume", "sweep"]) == 0
+
+
+def test_a_killed_job_is_not_said_to_run_and_a_record_without_a_command_is_refused(
+    tmp_path, capsys
+):
+    sweep = Sweep(tmp_path)
+    sweep.set(["seed=0"], state="running", cause=None, folder=str(tmp_path / "seed0"))
+    assert sweep.jobs()["seed=0"]["state"] == "running"  # it may be about to take its folder
+    os.utime(sweep.file, (0, 0))
+    assert main(["sweep", "status", str(tmp_path)]) == 0
+    assert "1 interrupted" in capsys.readouterr().out
+    assert main(["sweep", "resume", str(tmp_path)]) == 2
+    assert "has no command to go on with" in capsys.readouterr().err
+
+
 def test_another_configuration_of_the_same_name_is_refused(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]
     assert main(words) == 0
     (run,) = tmp_path.glob("sweep/*/config.yaml")
-    run.write_text(run.read_text("utf-8").replace("batch_size: 32", "batch_size: 16"), "utf-8")
+    run.write_text(run.read_text("utf-8").replace("hidden_size: 8", "hidden_size: 9"), "utf-8")
     assert main(words) == 2
     assert "holds a run of another configuration" in capsys.readouterr().err
 

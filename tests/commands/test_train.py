@@ -119,12 +119,43 @@ def test_finished_run_can_be_given_more_updates_but_not_another_model(tiny, tmp_
     assert "'model=lstm' cannot change" in capsys.readouterr().err
 
 
+def test_finished_run_that_goes_on_is_unfinished_until_its_new_end(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    from fwrnn.learning.supervised.trainer import SupervisedTrainer
+
+    update = SupervisedTrainer.update
+
+    def interrupting(self):
+        if self.progress.update == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self)
+
+    before = train(compose(*tiny), tmp_path)
+    more = ["train", f"resume={tmp_path}", "trainer.max_updates=40"]
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "update", interrupting)
+        assert main(more) == 130
+    kept = json.loads((tmp_path / "metrics-before.json").read_text())
+    assert kept["test_loss"] == before["test_loss"]
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path)]) == 0
+    assert "the run has not ended" in capsys.readouterr().out
+    assert main(["train", f"resume={tmp_path}", "trainer.max_updates=29"]) == 2
+    assert "30 updates are done" in capsys.readouterr().err
+    (tmp_path / "checkpoints" / "last.pt").unlink()  # there is the one before it
+    assert main(more) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["updates"] == 40
+
+
 def test_refused_resume_leaves_the_run_as_it_was(tiny, tmp_path, capsys):
     train(compose(*tiny, "trainer.average_decay=null"), tmp_path)
     before = (tmp_path / "config.yaml").read_text()
     assert main(["train", f"resume={tmp_path}", "trainer.average_decay=0.9"]) == 2
     assert "does not fit" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == before
+    train(compose(*tiny), tmp_path / "averaged")
+    assert main(["train", f"resume={tmp_path / 'averaged'}", "trainer.average_decay=null"]) == 2
     (tmp_path / "checkpoints" / "best.pt").unlink()
     assert main(["train", f"resume={tmp_path}"]) == 0  # last.pt has them too
     assert (tmp_path / "checkpoints" / "best.pt").is_file()

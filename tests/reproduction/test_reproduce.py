@@ -139,11 +139,23 @@ def test_retraining_does_what_is_missing_or_changed_and_nothing_twice(small, tmp
 
 
 def test_a_training_that_fails_is_told_and_the_others_are_done(small, capsys):
-    assert main([*small, "--seeds", "1", "--set", "trainer.learning_rate=-1"]) == 1
+    assert main([*small, "--seeds", "1", "--set", "trainer.learning_rate=1e30"]) == 1
     told = capsys.readouterr().err
     assert "small/rnn seed 0" in told
-    assert "learning_rate" in told
+    assert "diverged" in told
     assert "2 trainings failed" in told
+
+
+def test_a_mistake_is_told_once_and_before_anything_is_done(small, tmp_path, capsys):
+    assert main([*small, "--set", "trainer.learning_rat=1"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "did you mean 'trainer.learning_rate'" in told
+    for option in ("--set=seed=1", "--seeds=2", "--jobs=1"):
+        assert main(["reproduce", "small", option]) == 2
+        assert "--retrain" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["reproduce", "small", "--output", str(tmp_path / "file" / "own")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
 
 
 def test_what_has_no_data_is_skipped_in_one_line(tmp_path, capsys):

@@ -135,6 +135,8 @@ class SupervisedTrainer(Trainer):
         return {**super().content(), **averaged}
 
     def load(self, content: dict) -> None:
+        if (self.averaged is None) != ("averaged" not in content):
+            raise ValueError("the weights are averaged, or are not any more")
         if self.averaged is not None:
             self.averaged.load_state_dict(content["averaged"])
         super().load(content)
