@@ -33,6 +33,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fwrnn.layers.rule import Rule
 
@@ -45,8 +46,8 @@ READ_LIMIT = 4.0  # the square that no unit of a learned read reaches
 class InputWeights(NamedTuple):
     """What is learned in one layer and used before the recurrence.
 
-    ``weight_ih`` (H, I) is C; ``bias_ih`` and ``bias_hh`` (H), both ``None`` without biases, count
-    as their sum.
+    ``weight_ih`` (H, I) is C; ``bias_ih`` and ``bias_hh`` (H), ``None`` without biases, count as
+    their sum.
     """
 
     weight_ih: Tensor
@@ -54,9 +55,9 @@ class InputWeights(NamedTuple):
     bias_hh: Tensor | None
 
     def bias(self) -> Tensor | None:
-        """What all biases come to, (H)."""
+        """What the biases come to, (H)."""
         if self.bias_ih is None or self.bias_hh is None:
-            return None
+            return self.bias_hh if self.bias_ih is None else self.bias_ih
         return self.bias_ih + self.bias_hh
 
     def drive(self, sequence: Tensor) -> Tensor:
@@ -85,9 +86,21 @@ def sustained_input(drive: Tensor, hidden: Tensor, slow: SlowWeights) -> Tensor:
 
 def layer_norm(total: Tensor, slow: SlowWeights) -> Tensor:
     """LN of equation 5: over the H units of one sequence at one step, never over the batch."""
-    if slow.norm_weight is None:
+    if slow.norm_weight is None or slow.norm_bias is None:
         return total
+    if may_be_dual():  # PyTorch's own has a wrong derivative of its forward-mode derivative
+        centred = total - total.mean(-1, keepdim=True)
+        normal = centred * (centred.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
+        return normal * slow.norm_weight + slow.norm_bias
     return F.layer_norm(total, total.shape[-1:], slow.norm_weight, slow.norm_bias, NORM_EPS)
+
+
+def may_be_dual() -> bool:
+    """Whether tensors can have tangents, those of forward-mode derivatives.
+
+    Their level has a private name only; without it they always can.
+    """
+    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def inner_loop(
@@ -134,13 +147,20 @@ def inner_loop(
 
 def direction(query: Tensor) -> Tensor:
     """q / (H · rms(q)): what a learned read asks, whose entries are about 1/H in size. (…, H)."""
-    units = query.shape[-1]
-    return query * (units * (query.square().sum(-1, keepdim=True) + QUERY_EPS)).rsqrt()
+    precise, units = _precise(query), query.shape[-1]
+    scale = (units * (precise.square().sum(-1, keepdim=True) + QUERY_EPS)).rsqrt()
+    return (precise * scale).to(query.dtype)
 
 
 def bounded(found: Tensor) -> Tensor:
     """z / √(1 + z² / 4): z where that is small, 2 or -2 where it is large, unit by unit. (…, H)."""
-    return found * (1 + found.square() / READ_LIMIT).rsqrt()
+    precise = _precise(found)
+    return (precise * (1 + precise.square() / READ_LIMIT).rsqrt()).to(found.dtype)
+
+
+def _precise(numbers: Tensor) -> Tensor:
+    """In float32 at least, in which squares do not overflow."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
 def read(memory: Tensor, query: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ IRNN_SCALE = 0.5
 def scaled_identity_(weight: Tensor, scale: float) -> Tensor:
     """Set a square matrix to ``scale`` · I, in place."""
     with torch.no_grad():
-        return nn.init.eye_(weight).mul_(scale)
+        weight.zero_().diagonal().fill_(scale)
+    return weight
 
 
 def uniform_outgoing_(weight: Tensor) -> Tensor:

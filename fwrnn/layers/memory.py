@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fwrnn.layers import equations
 from fwrnn.layers.rule import Rule
@@ -154,6 +155,11 @@ class FastWeightsState(NamedTuple):
         dimension = self.memory.fade.dim() - 1
         return self.map(lambda tensor: tensor[(slice(None),) * dimension + (index,)])
 
+
+# An exported program can then be saved. There is only a private name for it yet.
+if _register := getattr(pytree, "_register_namedtuple", None):
+    for _kind in (FastMemory, FastWeightsState):
+        _register(_kind, serialized_type_name=f"fwrnn.{_kind.__name__}")
 
 # A state saved by torch.save can then be loaded by torch.load, which trusts only what it knows.
 torch.serialization.add_safe_globals([FastMemory, FastWeightsState])

@@ -299,6 +299,26 @@ def test_device_follows_the_parameters():
     assert {part.device.type for part in (output, state.hidden, *state.memory)} == {"meta"}
 
 
+@pytest.mark.parametrize("default", ["meta", "cpu"])
+def test_a_device_that_is_named_is_taken_whatever_the_default(default):
+    with torch.device(default):
+        layer, cell = FastWeightsRNN(5, 7, device="cpu"), FastWeightsRNNCell(5, 7, device="cpu")
+        layer.reset_parameters()
+    assert {p.device.type for p in (*layer.parameters(), *cell.parameters())} == {"cpu"}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_sequence_of_a_state_can_be_reset_in_place(layers):
+    layer = FastWeightsRNN(5, 7, layers)
+    with torch.no_grad():
+        _, state = layer(torch.randn(6, 3, 5))
+        wanted = state.memory.matrix().clone()
+        wanted[:, 1] = 0
+        for part in (state.hidden, *state.memory):
+            part[:, 1] = 0
+        torch.testing.assert_close(state.memory.matrix(), wanted)
+
+
 def test_vmap_over_an_ensemble_of_layers():
     layers = [FastWeightsRNN(5, 7) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(layers)

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from fwrnn import FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
+from fwrnn.layers import equations
 from tests.layers import oracle
 
 FORMS = ["matrix", "attention", "numba"]
@@ -68,6 +70,39 @@ def test_layer_avoids_the_trap(trap):
     output = made(x)[0].detach()
     torch.testing.assert_close(output, oracle_states(made, x))
     assert (output - oracle_states(made, x, trap)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("settings", [{}, {"layer_norm": False}, {"read_gain": "fixed"}], ids=str)
+@pytest.mark.parametrize("backend", ["auto", *FORMS])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_second_derivatives_are_right_in_every_order(settings, backend, steps):
+    made = layer(3, 4, nonlinearity="tanh", backend=backend, **settings)
+    x, direction = torch.randn(2, steps, 2, 3, dtype=torch.float64)
+
+    def loss(x):
+        return made(x)[0].square().sum()
+
+    step = 1e-5 * direction
+    slope = torch.func.grad(loss)
+    wanted = (slope(x + step) - slope(x - step)) / 2e-5
+    forward, back = torch.func.jacfwd, torch.func.jacrev
+    for outer, inner in product((forward, back), repeat=2):
+        found = outer(inner(loss))(x).flatten(3) @ direction.flatten()
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_reads_with_many_units():
+    made = FastWeightsRNN(8, 1024)
+    with torch.no_grad():
+        made.read_weight_l0.fill_(0.1)
+    x = torch.randn(20, 2, 8)
+    wanted = made(x)[0].detach()
+    half = made.half()(x.half())[0]
+    assert (half.float() - wanted).abs().mean() < 1e-3
+    half.float().sum().backward()
+    assert made.read_weight_l0.grad.abs().mean() > 1e-6
+    large = torch.tensor([1e3, -1e3], dtype=torch.float16)
+    assert equations.bounded(large).tolist() == [2, -2]
 
 
 def test_decay_and_fast_lr_are_not_learned():

@@ -1,5 +1,6 @@
 """The recurrence as an operator: what PyTorch's own checks, compilers and exporters make of it."""
 
+import io
 from datetime import timedelta
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_an_exported_program_says_that_it_has_no_gradients():
     program = torch.export.export(FastWeightsRNN(3, 4), (torch.randn(5, 2, 3),)).module()
     with pytest.raises(RuntimeError, match="does not require grad"):
         program(torch.randn(5, 2, 3))[0].sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [FastWeightsRNN, FastWeightsRNNCell])
+def test_an_exported_program_can_be_saved(kind):
+    made, x, file = kind(3, 4), torch.randn(2, 3), io.BytesIO()
+    torch.export.save(torch.export.export(made, (x,)), file)
+    file.seek(0)
+    again = torch.export.load(file).module()
+    *_, found = [again(x)] if kind is FastWeightsRNNCell else again(x)
+    *_, wanted = [made(x)] if kind is FastWeightsRNNCell else made(x)
+    torch.testing.assert_close(found.hidden, wanted.hidden)
+    torch.testing.assert_close(found.memory.matrix(), wanted.memory.matrix())
 
 
 @pytest.mark.filterwarnings("ignore")

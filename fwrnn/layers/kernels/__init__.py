@@ -40,8 +40,8 @@ def choose(
     "auto" is a fused form where one reaches and has passed its ``trial``, but for a single step
     that ``steps`` did not take. That is attention as long as fewer states than units were written,
     because they are fewer numbers than the matrix that they make; then the matrix form, one pass
-    over the memory. A fused form that does not reach comes to attention; one that was asked for by
-    name is not tried.
+    over the memory. A fused form that does not reach, as none does in forward-mode derivatives,
+    comes to attention; one that was asked for by name is not tried.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
@@ -55,7 +55,7 @@ def choose(
     # The fade, of the same device and dtype, stands for the matrix that will be made.
     given = None if memory is None else memory.fade
     for name, implementation in FUSED.items():
-        if backend not in ("auto", name):
+        if backend not in ("auto", name) or equations.may_be_dual():
             continue
         if not implementation.supports(sequence, hidden, given, slow, rule):
             continue
@@ -144,9 +144,10 @@ def _memory_after(
     batch, steps, _ = written.shape
     if lengths is None:
         like = steps, written.dtype, written.device
-        # A copy, as callers may change theirs in place.
-        fading = _fading(rule, *like) if observed else _known_fading(rule, *like).clone()
-        strengths, fade = fading[:-1].expand(batch, steps), fading[-1].expand(batch)
+        fading = _fading(rule, *like) if observed else _known_fading(rule, *like)
+        # A copy for each sequence, as callers may change that of one in place.
+        left = written.new_empty(batch, steps + 1).copy_(fading)
+        strengths, fade = left[:, :-1], left[:, -1]
     else:
         ages = lengths.unsqueeze(-1) - torch.arange(1, steps + 1, device=written.device)
         strengths = equations.strengths(ages, rule, written.dtype)
@@ -162,4 +163,16 @@ def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
         return torch.cat([rule.fast_lr * powers[1:], powers[:1]])
 
 
-_known_fading = lru_cache(maxsize=64)(_fading)
+def _known_fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
+    """The same, kept for the next call."""
+    try:
+        return _kept_fading(rule, steps, dtype, device)
+    except RuntimeError:  # within torch.func's transforms, whose tensors do not outlive them
+        return _fading(rule, steps, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _kept_fading(*key) -> Tensor:
+    fading = _fading(*key)
+    fading.data_ptr()  # which those do not have
+    return fading

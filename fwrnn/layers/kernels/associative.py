@@ -9,8 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fwrnn.layers.equations import may_be_dual
 from fwrnn.layers.kernels import cpu, trial
-from fwrnn.layers.kernels.operators import is_observed, may_be_dual
+from fwrnn.layers.kernels.operators import is_observed
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

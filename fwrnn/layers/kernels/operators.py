@@ -18,10 +18,9 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
-from fwrnn.layers.equations import InputWeights, SlowWeights
+from fwrnn.layers.equations import InputWeights, SlowWeights, may_be_dual
 from fwrnn.layers.kernels import cpu, eager, gpu, products
 from fwrnn.layers.memory import FastMemory
 from fwrnn.layers.rule import Rule
@@ -98,14 +97,6 @@ def _survey(tensors: list[Tensor]) -> tuple[bool, bool]:
         alike = alike and x.dtype is kind
         back = back or x.requires_grad
     return alike, back and torch.is_grad_enabled()
-
-
-def may_be_dual() -> bool:
-    """Whether tensors can have tangents, of which the kernels know nothing.
-
-    The level of forward-mode derivatives has a private name only; without it they always can.
-    """
-    return getattr(forward_ad, "_current_level", 0) >= 0
 
 
 def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
@@ -324,7 +315,6 @@ class _Transformed(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(saved)
         ctx.save_for_backward(*tensors, trail, saved)
-        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx, grad_states, grad_trail, _):
@@ -337,10 +327,6 @@ class _Transformed(torch.autograd.Function):
         if grad_trail is not None and grads[1] is not None:
             grads[1] = grads[1] + grad_trail[0]
         return *grads, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx, *tangents):
-        return *_tangents(ctx.saved_tensors, ctx.rule, tangents), None
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
@@ -366,19 +352,6 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
             return _pulled_back(compute, inputs, grad_states)
     each = iter(found)
     return [None if x is None else next(each) for x in inputs]
-
-
-def _tangents(tensors, rule: Rule, tangents) -> tuple[Tensor, Tensor]:
-    """Forward-mode derivatives of states and trail, by way of the attention form."""
-    *inputs, lengths = tensors
-    places = [k for k, tangent in enumerate(tangents[:7]) if tangent is not None]
-    call, values = _of_some(partial(_eager, "attention", rule, lengths), inputs, places)
-    # J t as the derivative of Jᵀ u by u: forward-mode derivatives cannot be nested.
-    zeros = torch.zeros_like(inputs[0])
-    pull_back = torch.func.vjp(lambda u: torch.func.vjp(call, *values)[1](u), zeros)[1]
-    (states,) = pull_back(tuple(tangents[k] for k in places))
-    first = tangents[1] if tangents[1] is not None else torch.zeros_like(states[0])
-    return states, torch.cat([first.unsqueeze(0), states])
 
 
 def _setup_context(ctx, inputs, output):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.equations import SlowWeights, may_be_dual
 from fwrnn.layers.kernels import cpu, eager, trial
-from fwrnn.layers.kernels.operators import PLAIN, is_observed, may_be_dual
+from fwrnn.layers.kernels.operators import PLAIN, is_observed
 from fwrnn.layers.memory import FastMemory
 from fwrnn.layers.rule import Rule
 
