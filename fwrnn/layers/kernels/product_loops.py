@@ -8,7 +8,7 @@ from numba import carray, cfunc
 
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels import simd
-from fwrnn.layers.kernels.simd import broadcast, inner, store
+from fwrnn.layers.kernels.simd import broadcast, inner, load, store
 
 COUNTERS = ("next_task", "next_slot")
 CONSTANTS = (
@@ -39,41 +39,52 @@ def _times(c, kind, task, slot):
 
 @inner
 def _contract(c, kind, task, slot):
-    """``each`` rows of Gᵀ X or Gᵀ Y, (N, R), (N, K) → (R, K), and as many columns as lanes.
+    """``each`` rows of Gᵀ [X 1 Y], (N, R), (N, K) → (R, K), and as many columns as lanes.
 
     Every number is summed by one thread: first over the rows of a chunk, then over chunks, which
-    loses less to rounding. The sums of G's columns come from a column of ones behind those of X.
+    loses less to rounding. A column of ones makes the sums of G's columns.
     """
-    work = v.array(c.work, kind)
-    lanes = simd.width(work)
-    panels, panel = c.columns // lanes + 1, task // c.parts
-    of_other = panel >= panels
-    columns = c.others if of_other else c.columns
-    right = v.array(c.other if of_other else c.right, kind)
-    out, sums = v.array(c.other_out if of_other else c.out, kind), v.array(c.sums, kind)
-    column, first = (panel - panels * of_other) * lanes, task % c.parts * c.each
-    width, results = min(lanes, columns - column), min(c.each, c.results - first)
-    taken, has_ones = slot * c.work_size, panel == panels - 1
-    found, partial = taken + CHUNK * lanes, taken + (CHUNK + c.each) * lanes
+    work, right, other = v.array(c.work, kind), v.array(c.right, kind), v.array(c.other, kind)
+    lanes, taken = simd.width(work), slot * c.work_size
+    first, column = task % c.parts * c.each, task // c.parts * lanes
+    results = min(c.each, c.results - first)
+    width = max(0, min(lanes, c.columns - column))  # of X, then perhaps the ones, then of Y
+    has_ones = 0 <= c.columns - column < lanes
+    behind, start = width + has_ones, max(0, column - c.columns - 1)
+    others = max(0, min(lanes - behind, c.others - start))
+    found = taken + (CHUNK + 1) * lanes
+    partial = found + c.each * lanes
     v.clear(work, found, results)
-    for start in range(0, c.rows, CHUNK):
-        rows = min(CHUNK, c.rows - start)
+    for chunk in range(0, c.rows, CHUNK):
+        rows = min(CHUNK, c.rows - chunk)
         for n in range(rows):
-            at = taken + n * lanes
-            if has_ones:
-                v.clear(work, at, 1)
-            v.pad(right, (start + n) * columns + column, width, work, at)
+            at, x_at = taken + n * lanes, (chunk + n) * c.columns + column
+            y_at = (chunk + n) * c.others + start
+            # What is past a row's end is taken, too, and lies under what comes next.
+            if width and x_at + lanes <= c.rows * c.columns:
+                store(work, at, load(right, x_at))
+            else:
+                for k in range(width):
+                    work[at + k] = right[x_at + k]
             if has_ones:
                 work[at + width] = 1
-        left = v.array(c.left + (start * c.results + first) * simd.VECTOR_BYTES // lanes, kind)
+            if others and y_at + lanes <= c.rows * c.others:
+                store(work, at + behind, load(other, y_at))
+            else:
+                for k in range(others):
+                    work[at + behind + k] = other[y_at + k]
+        here = v.array(c.left + (chunk * c.results + first) * simd.VECTOR_BYTES // lanes, kind)
         v.clear(work, partial, results)
-        v.multiply(left, 1, c.results, results, rows, work, taken, work, partial)
+        v.multiply(here, 1, c.results, results, rows, work, taken, work, partial)
         v.add(work, partial, work, found, results)
+    out, other_out, sums = v.array(c.out, kind), v.array(c.other_out, kind), v.array(c.sums, kind)
     for i in range(results):
         at = found + i * lanes
-        v.put(True, work, at, width, 1, out, (first + i) * columns + column)
+        v.put(True, work, at, width, 1, out, (first + i) * c.columns + column)
         if has_ones:
             sums[first + i] = work[at + width]
+        for k in range(others):
+            other_out[(first + i) * c.others + start + k] = work[at + behind + k]
 
 
 def build(kind, cache: bool):

@@ -103,7 +103,7 @@ def _contract(left: Tensor, right: Tensor, other: Tensor) -> tuple[Tensor, Tenso
 
     lanes, (count, results) = cpu.lanes_of(left.dtype), left.shape
     columns, others = right.shape[1], other.shape[1]
-    panels = columns // lanes + 1 + -(-others // lanes)  # one column more has the sums
+    panels = -(-(columns + 1 + others) // lanes)  # one column more has the sums
     # In parts where there are too few panels for all threads, of at least 8 rows each.
     parts = min(-(-2 * torch.get_num_threads() // panels), -(-results // 8))
     each = -(-results // parts)
@@ -112,7 +112,7 @@ def _contract(left: Tensor, right: Tensor, other: Tensor) -> tuple[Tensor, Tenso
     out, other_out, sums = (cpu.empty(left, *shape) for shape in shapes)
     sizes = panels * parts, count, columns, others, results, 0, 0, each, parts
     arrays = left, right, other, None, out, other_out, sums
-    _run(True, sizes, (CHUNK + 2 * each) * lanes, arrays)
+    _run(True, sizes, (CHUNK + 1 + 2 * each) * lanes, arrays)
     return out, other_out, sums
 
 
