@@ -44,6 +44,8 @@ def one_line(capsys) -> str:
 @pytest.mark.parametrize(("words", "parts"), [
     (["trian"], ["unknown command 'trian'", "'train'"]),
     (["train", "task=asoc"], ["unknown task 'asoc'", "did you mean 'assoc_retrieval'?"]),
+    (["train", "hydra.run.dir="], ["hydra.run.dir needs a folder"]),
+    (["sweep", "status", __file__], ["there is no sweep at"]),
     (["train", "model=fast_weight"], ["unknown model 'fast_weight'", "'fast_weights'"]),
     (["train", "tsk=assoc_retrieval"], ["unknown key 'tsk'", "'task'"]),
     (["train", "model.hiden_size=3"], ["'model.hiden_size'", "'model.hidden_size'"]),

@@ -490,6 +490,8 @@ def _checked(argv: list[str]) -> list[str]:
         if key.lstrip("~") in GROUPS and (removed or value in ("", "null")):
             group = key.lstrip("~")
             raise UserError(f"{group} needs an option, got '{word}'; see fwrnn train --help")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not value:  # a variable that is not set
+            raise UserError(f"{key} needs a folder, got '{word}'; leave it out for one of its own")
         if not key or not (assigned or removed):
             raise UserError(f"'{word}' is not a setting; settings are written KEY=VALUE")
     return options + overrides

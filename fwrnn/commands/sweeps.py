@@ -38,7 +38,7 @@ class Sweep:
         """Raises UserError when there is no sweep, or its file is broken."""
         try:
             content = read_json(self.file, LARGEST_SWEEP)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"there is no sweep at '{self.folder}': no sweep.json") from None
         except (OSError, UserError) as error:
             raise UserError(f"{self.file} is broken: {error}") from None
