@@ -42,7 +42,8 @@ def resume(sweep: Sweep) -> int:
                 f"hydra.sweep.dir={sweep.folder}"
             )
     for words in commands:
-        jobs = composition.planned(words)
-        if words is commands[0] or not all(map(sweep.is_done, jobs)):
+        done = {name for name, job in sweep.read()["jobs"].items() if job["state"] == "done"}
+        own = {" ".join(overrides) for overrides in composition.planned(words)}
+        if words is commands[0] or own - done:
             status = train.main([*words, f"hydra.sweep.dir={sweep.folder}"])
     return status  # of all jobs
