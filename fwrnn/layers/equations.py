@@ -10,10 +10,10 @@ NIPS 2016, arXiv:1610.06258v3, section 3 and supplement B. One step of the netwo
 
 where g = 1 in the paper. Here g can also be learned (``read_gain``). What is asked is then the
 direction of h_s alone, so that what is found is of the size of what was written, however many units
-there are and however large h_s has become; and what each unit finds is bounded, so that a read
-never drowns the input, however much was written:
+there are and however large h_s has become; and what is found is bounded, so that a read never
+drowns the input, however much was written:
 
-    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + z² / 4)]),
+    h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + mean z² / 4)]),
     z = A(t) h_s(t+1) / (H rms(h_s(t+1)))                                              (2'), (5')
 
 With ``plain_read`` it is g A(t) h_s alone, the paper's read with an η that each unit learns.
@@ -40,7 +40,7 @@ from fwrnn.layers.rule import Rule
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 NORM_EPS = 1e-5
 QUERY_EPS = 1e-6  # added to the squared length of a query
-READ_LIMIT = 4.0  # the square that no unit of a learned read reaches
+READ_LIMIT = 4.0  # the mean square that a learned read cannot reach
 
 
 class InputWeights(NamedTuple):
@@ -153,9 +153,10 @@ def direction(query: Tensor) -> Tensor:
 
 
 def bounded(found: Tensor) -> Tensor:
-    """z / √(1 + z² / 4): z where that is small, 2 or -2 where it is large, unit by unit. (…, H)."""
+    """z / √(1 + mean z² / 4): z where that is small, 2 z / rms(z) where it is large. (…, H)."""
     precise = _precise(found)
-    return (precise * (1 + precise.square() / READ_LIMIT).rsqrt()).to(found.dtype)
+    mean = precise.square().mean(-1, keepdim=True)
+    return (precise * (1 + mean / READ_LIMIT).rsqrt()).to(found.dtype)
 
 
 def _precise(numbers: Tensor) -> Tensor:

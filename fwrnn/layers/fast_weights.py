@@ -324,7 +324,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
     .. code-block:: text
 
-        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + z² / 4)]),
+        h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + mean z² / 4)]),
         z = A(t) h_s(t+1) / (H rms(h_s(t+1)))
 
     with g = 24 w and w, one number per unit, a parameter that starts at 0. (The 24 lets w be

@@ -42,7 +42,7 @@ def run(x, weights, decay, fast_lr, inner_steps, f, trap=None):
             if "read_weight_l0" in weights:
                 lengths = np.sqrt((h * h).sum(1, keepdims=True) + 1e-6)
                 found = found / (lengths * np.sqrt(size))
-                found = found / np.sqrt(1 + found**2 / 4)
+                found = found / np.sqrt(1 + np.mean(found**2, 1, keepdims=True) / 4)
                 found = 24 * weights["read_weight_l0"] * found
             total = bracket + found
             h = f(_norm(total, weights, axis=0 if trap == "norm over the batch" else 1))

@@ -104,7 +104,7 @@ def test_onnxruntime_repeats_the_numbers(tmp_path, settings):
     made = Flat(FastWeightsRNN(3, 4, **settings))
     for name, parameter in made.named_parameters():
         if "read_weight" in name:
-            nn.init.constant_(parameter, 0.1)
+            nn.init.constant_(parameter, 0.5)
     torch.onnx.export(
         made, (torch.randn(5, 2, 3),), dynamo=True, dynamic_shapes=(ANY,), verbose=False
     ).save(tmp_path / "layer.onnx")

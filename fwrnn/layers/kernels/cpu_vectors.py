@@ -402,15 +402,14 @@ def per_direction(along, query, at, count, units):
 
 
 @inner
-def _bound(array, value, share):
-    """1 / √(1 + z² / 4), by which what is found is bounded."""
-    one = simd.number(array, 1)
-    return one / simd.sqrt(fma(value * value, share, one))
+def _bound(along, squares, limit):
+    """1 / √(1 + mean z² / 4), by which what is found is bounded, from the squares' sums."""
+    return simd.sqrt(limit / (_across(along, squares) + limit))
 
 
 @inner
 def add_read(along, plain, query, asked, read_gain, saved, found, to, count, units):
-    """What is at ``to`` += g ⊙ z / √(1 + z² / 4), z = A q / (H · rms(q)).
+    """What is at ``to`` += g ⊙ z / √(1 + mean z² / 4), z = A q / (H · rms(q)).
 
     A q, at ``found``, becomes z. If ``plain`` it is g ⊙ A q alone.
     """
@@ -421,13 +420,15 @@ def add_read(along, plain, query, asked, read_gain, saved, found, to, count, uni
             value = fma(_of_unit(along, read_gain, i), load(saved, found + k), load(saved, to + k))
             store(saved, to + k, value)
         return
-    factor = per_direction(along, query, asked, count, units)
-    share = simd.number(query, 1 / READ_LIMIT)
+    factor, squares = per_direction(along, query, asked, count, units), simd.zero(query)
+    for k in range(found, found + count * lanes, lanes):
+        value = load(saved, k) * factor
+        store(saved, k, value)
+        squares = fma(value, value, squares)
+    bound = _bound(along, squares, simd.number(query, units * READ_LIMIT))
     for i in range(count):
         k = i * lanes
-        value = load(saved, found + k) * factor
-        store(saved, found + k, value)
-        value = value * _bound(query, value, share)
+        value = load(saved, found + k) * bound
         value = fma(_of_unit(along, read_gain, i), value, load(saved, to + k))
         store(saved, to + k, value)
 
@@ -438,9 +439,9 @@ def read_back(
 ):
     """From the gradient of g ⊙ y, at ``grad``, to that of A q, at ``to``.
 
-    Here y = b z, b = 1 / √(1 + z² / 4), and z = c A q, c = 1 / (H rms(q)), so that
-    dz = b³ ⊙ g ⊙ grad. The gradient of g, y ⊙ grad, adds up in ``total``, and that of q, by way of
-    c, is added at ``grad_query``: -(z · dz) H c² q.
+    Here y = b z, b = 1 / √(1 + mean z² / 4), and z = c A q, c = 1 / (H rms(q)). With
+    dy = g ⊙ grad and p = y · dy it is dz = b (dy - y p / 4 H), and z · dz = b² p. The gradient of g
+    adds up in ``total``, and that of q, by way of c, is added at ``grad_query``: -(z · dz) H c² q.
     If ``plain`` it is b = c = 1.
     """
     lanes = simd.width(work)
@@ -451,18 +452,25 @@ def read_back(
             store(work, total + k, fma(value, load(saved, found + k), load(work, total + k)))
             store(work, to + k, value * _of_unit(along, read_gain, i))
         return
-    factor, product = per_direction(along, work, query, count, units), simd.zero(work)
-    share = simd.number(work, 1 / READ_LIMIT)
+    squares, product = simd.zero(work), simd.zero(work)
     for i in range(count):
         k = i * lanes
-        value, answer = load(work, grad + k), load(saved, found + k)
-        bound = _bound(work, answer, share)
-        store(work, total + k, fma(value, answer * bound, load(work, total + k)))
-        value = value * _of_unit(along, read_gain, i) * bound * bound * bound
+        answer = load(saved, found + k)
+        value = load(work, grad + k) * _of_unit(along, read_gain, i)
+        squares = fma(answer, answer, squares)
         product = fma(value, answer, product)
-        store(work, to + k, value * factor)
-    product = _across(along, product) * simd.number(work, units)
-    product = simd.negative(product) * factor * factor
+    limit = simd.number(work, units * READ_LIMIT)
+    bound = _bound(along, squares, limit)
+    product = _across(along, product) * bound
+    factor = per_direction(along, work, query, count, units)
+    scale, mean = bound * factor, simd.negative(product / limit)
+    for i in range(count):
+        k = i * lanes
+        value, answer = load(work, grad + k), load(saved, found + k) * bound
+        store(work, total + k, fma(value, answer, load(work, total + k)))
+        value = value * _of_unit(along, read_gain, i)
+        store(work, to + k, fma(answer, mean, value) * scale)
+    product = simd.negative(product * simd.number(work, units)) * scale * scale
     for k in range(0, count * lanes, lanes):
         store(work, grad_query + k, fma(product, load(work, query + k), load(work, grad_query + k)))
 

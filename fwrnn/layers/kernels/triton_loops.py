@@ -4,8 +4,8 @@ Imported by ``gpu`` when it launches for the first time, and by nothing else.
 
 Names: T steps, B sequences, H units, S inner steps. A *read* is one inner step of one step; read
 t·S + s is inner step s of step t (both from 0), has query h_s, finds z = A h_s, and adds it to what
-is normalised; with ``READ_GAIN`` it finds z = A h_s / (H rms(h_s)), and adds g z / √(1 + z² / 4).
-Rows of (T, B, H) and (T·S, B, H) tensors are numbered step·B + sequence in int64.
+is normalised; with ``READ_GAIN`` it finds z = A h_s / (H rms(h_s)), and adds g z. Rows of (T, B, H)
+and (T·S, B, H) tensors are numbered step·B + sequence in int64.
 
 With ``HAS_LENGTHS`` a program runs only the first steps of its sequence, as many as it has. What
 lies past them is never loaded, apart from gradients of the states there, all of them the last one.
@@ -77,9 +77,9 @@ def _per_direction(query, H: tl.constexpr, QUERY_EPS: tl.constexpr):
 
 
 @triton.jit
-def _bound(found, READ_LIMIT: tl.constexpr):
-    """1 / √(1 + z² / 4), by which what is found is bounded."""
-    return 1.0 / tl.sqrt(1.0 + found * found / READ_LIMIT)
+def _bound(found, H: tl.constexpr, READ_LIMIT: tl.constexpr):
+    """1 / √(1 + mean z² / 4), by which what is found is bounded."""
+    return 1.0 / tl.sqrt(1.0 + tl.sum(found * found, 0) / (H * READ_LIMIT))
 
 
 @triton.jit
@@ -218,7 +218,7 @@ def forward_loop(
                 total *= _per_direction(state, H, QUERY_EPS)
                 if SAVE:
                     tl.store(found_ptr + read * H + units, total, mask=units < H)
-                total *= read_gain * _bound(total, READ_LIMIT)
+                total *= read_gain * _bound(total, H, READ_LIMIT)
             total += state if IDENTITY else bracket
             if LAYER_NORM:
                 centred = tl.where(units < H, total - tl.sum(total, 0) / H, 0.0)
@@ -316,12 +316,13 @@ def backward_loop(
             grad_read = grad
             if READ_GAIN:
                 found = _load_row(found_ptr, read, units, H)
-                bound = _bound(found, READ_LIMIT)
-                grad_read_gain += grad * found * bound
-                grad_found = grad * read_gain * bound * bound * bound
-                factor = _per_direction(query, H, QUERY_EPS)
-                by_length = tl.sum(grad_found * found, 0) * H * factor * factor
-                grad_read = grad_found * factor
+                bound = _bound(found, H, READ_LIMIT)
+                found *= bound
+                grad_read_gain += grad * found
+                factor = bound * _per_direction(query, H, QUERY_EPS)
+                product = tl.sum(grad * read_gain * found, 0)
+                by_length = product * H * factor * factor
+                grad_read = (grad * read_gain - found * (product / (H * READ_LIMIT))) * factor
             tl.store(grad_reads_ptr + read * H + units, grad_read, mask=units < H)
             grad_query = _attend_past(
                 grad_read, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
