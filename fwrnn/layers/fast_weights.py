@@ -220,6 +220,10 @@ class _FastWeightsModule(nn.Module):
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__
+        if not isinstance(input, Tensor):
+            raise TypeError(
+                f"{name} takes an input as a tensor, got {type(input).__name__}; make one of it"
+            )
         if input.dim() not in dims:
             raise ValueError(
                 f"{name} takes an input of {dims[0]} dimensions (unbatched) or {dims[1]} (batched),"
@@ -420,7 +424,7 @@ class FastWeightsRNN(_FastWeightsModule):
                 f"num_layers must be an integer of 1 or more, got {num_layers!r}; "
                 "stack at least one"
             )
-        if not isinstance(dropout, Real) or not 0 <= dropout <= 1:
+        if not isinstance(dropout, Real) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(
                 f"dropout must be a probability in [0, 1], got {dropout}; 0 turns it off"
             )

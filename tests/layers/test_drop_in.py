@@ -439,6 +439,17 @@ def test_bad_shapes_say_what_is_wrong(shape, state, message):
         layer(torch.zeros(shape), None if state is None else torch.zeros(state))
 
 
+def test_an_input_that_is_no_tensor_says_what_it_is():
+    layer, cell = FastWeightsRNN(3, 5), FastWeightsRNNCell(3, 5)
+    packed = pack_sequence([torch.randn(2, 3)])
+    for module, given in ((layer, None), (layer, [[1.0]]), (cell, packed)):
+        name = type(given).__name__
+        with pytest.raises(TypeError, match=f"takes an input as a tensor, got {name}"):
+            module(given)
+    with pytest.raises(ValueError, match="dropout must be a probability"):
+        FastWeightsRNN(3, 5, 2, dropout=True)
+
+
 def test_bad_state_says_what_is_wrong():
     with pytest.raises(ValueError, match="takes a FastWeightsState.* got tuple"):
         FastWeightsRNN(5, 7)(torch.zeros(6, 3, 5), (1, 2, 3))
