@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:  # this process is for the command alone
         _collect_less_garbage()
         argv = sys.argv[1:]
-        if argv[:1] != ["train"]:  # which has its own way
+        if argv[:1] not in (["train"], ["sweep"]):  # which have their own way
             signal.signal(signal.SIGTERM, _terminate)
         if argv[:1] in (["train"], ["evaluate"]) and is_shared(Path("/proc/loadavg")):
             # Read when PyTorch is imported: its threads sleep while they wait for one another.

@@ -72,9 +72,11 @@ class Sweep:
 
         def note(content: dict) -> None:
             known = self._before["jobs"]
-            if all(name in known or job["state"] == "waiting"
-                   for name, job in content["jobs"].items()):  # fmt: skip
-                content |= self._before
+            new = [name for name in content["jobs"] if name not in known]
+            if all(content["jobs"][name]["state"] == "waiting" for name in new):
+                for name in new:
+                    del content["jobs"][name]
+                content |= {name: self._before[name] for name in ("command", "earlier")}
 
         self._change(note)
         if not self.read()["command"]:

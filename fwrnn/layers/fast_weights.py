@@ -167,13 +167,20 @@ class _FastWeightsModule(nn.Module):
             with torch.no_grad():
                 (getattr(self, name) if pruned is None else pruned).copy_(drawn)
 
+    def _registered(self, suffix: str) -> list[Any] | None:
+        """The parameters of one layer in one direction, in the order of a ``Step``; None where
+        somebody parametrised one of them."""
+        own = self._parameters
+        try:
+            return [name and own[name] for name in self._names[suffix]]
+        except KeyError:
+            return None
+
     def _weights(self, suffix: str) -> tuple[InputWeights, SlowWeights]:
         """What one layer has learned in one direction."""
-        names, own = self._names[suffix], self._parameters
-        try:
-            named: list[Any] = [name and own[name] for name in names]
-        except KeyError:  # one that somebody parametrised
-            named = [name and getattr(self, name) for name in names]
+        named = self._registered(suffix)
+        if named is None:
+            named = [name and getattr(self, name) for name in self._names[suffix]]
         weight_ih, weight_hh, bias_ih, bias_hh, gain, shift, read_weight = named
         read_gain = None if read_weight is None else self._read_scale * read_weight
         if read_gain is not None and self._read_gain == "layer":
@@ -190,10 +197,7 @@ class _FastWeightsModule(nn.Module):
         """
         if self._backend not in ("auto", "numba"):
             return None
-        named = self._parameters
-        try:
-            weights: list[Any] = [name and named[name] for name in self._names[suffix]]
-        except KeyError:  # one that somebody parametrised
+        if (weights := self._registered(suffix)) is None:
             return None
         parts = (None,) * 4 if memory is None else memory
         return steps.Step(input, hidden, *parts, *weights)
