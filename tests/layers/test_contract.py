@@ -364,8 +364,15 @@ def dual_numbers(make):
 @case
 def hessian(make):
     layer = make(3, 4)
-    call = torch.func.hessian(lambda inputs: layer(inputs)[0].sum())
-    return call(x(5, 3)), call(x(5, 3))  # what the first one leaves must not disturb the second
+    return torch.func.hessian(lambda inputs: layer(inputs)[0].sum())(x(5, 3))
+
+
+@case
+def a_second_nested_gradient(make):
+    layer = make(3, 4)
+    call = torch.func.grad(lambda x: torch.func.grad(lambda y: layer(y)[0].sum())(x).sum())
+    # What the first one leaves must not disturb the second: a length that nobody else asks for.
+    return call(x(11, 2, 3)), call(x(11, 2, 3))
 
 
 @case
