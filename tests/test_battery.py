@@ -110,9 +110,24 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" in page
 
 
-def test_an_unknown_task_is_named(capsys):
-    assert main(["battery", "--task", "txt"]) == 2
-    assert "--task must be one of text, adding, copying, retrieval" in capsys.readouterr().err
+def test_any_part_can_be_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "fwrnn.commands.battery.train", lambda trials, *_: asked.extend(trials) or []
+    )
+    part = "--task text --task adding --steps 200 --layers 2 --units 32 --nonlinearity relu"
+    assert main(["battery", *part.split(), "--seeds", "2", "--output", str(tmp_path)]) == 0
+    assert {trial.task for trial in asked} == {"text", "adding"} and len(asked) == 2 * 2 * 2
+    assert {(t.steps, t.layers, t.units, t.nonlinearity) for t in asked} == {(200, 2, 32, "relu")}
+
+
+@pytest.mark.parametrize(("part", "told"), [
+    (["--task", "txt"], "--task must be one of text, adding, copying, retrieval, got 'txt'"),
+    (["--units", "64"], "--units must be one of 32, 128, got 64"),
+])  # fmt: skip
+def test_an_unknown_part_is_named(part, told, capsys):
+    assert main(["battery", *part]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_defaults_learn_and_recall():

@@ -6,7 +6,7 @@ the same budget by the same optimiser: what happens to somebody who exchanges on
 
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
@@ -110,7 +110,7 @@ def cells(results: list[dict]) -> list[dict]:
     """
     found: dict[tuple, dict[str, dict[int, dict]]] = {}
     for result in results:
-        setting = tuple(result[name] for name in SETTING)
+        setting = tuple(result[name] for name in SETTINGS)
         found.setdefault(setting, {}).setdefault(result["layer"], {})[result["seed"]] = result
     rows = []
     for setting, layers in sorted(found.items()):
@@ -124,7 +124,7 @@ def cells(results: list[dict]) -> list[dict]:
         )
         blank = theirs[seeds[0]]["blank"]
         rows.append({
-            **dict(zip(SETTING, setting, strict=True)),
+            **dict(zip(SETTINGS, setting, strict=True)),
             "seeds": len(seeds),
             "rnn_loss": their_loss,
             "fast_weights_loss": our_loss,
@@ -133,9 +133,6 @@ def cells(results: list[dict]) -> list[dict]:
             "solved": our_loss <= SOLVED * blank,
         })  # fmt: skip
     return rows
-
-
-SETTING = "task", "steps", "layers", "units", "nonlinearity"
 
 
 def markdown(cells: list[dict]) -> str:
@@ -263,4 +260,12 @@ TASKS = {
     "adding": Task(adding, 1, 1 / 6),
     "copying": Task(copying, 8, math.log(8)),
     "retrieval": Task(retrieval, 4, math.log(4)),
+}
+
+SETTINGS: dict[str, Collection] = {  # what makes a cell
+    "task": TASKS,
+    "steps": STEPS,
+    "layers": DEPTHS,
+    "units": UNITS,
+    "nonlinearity": NONLINEARITIES,
 }

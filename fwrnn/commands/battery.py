@@ -19,6 +19,14 @@ Trains FastWeightsRNN with its defaults and torch.nn.RNN on small tasks that a p
 compares what they end at. All of it takes some hours; every network that is done is kept, so that
 it can be stopped at any time and goes on where it was. With fewer seeds it is shorter."""
 
+PARTS = [
+    ("task", str, "TASK", "only this one; may be given again"),
+    ("steps", positive, "T", "only this length; likewise"),
+    ("layers", positive, "L", "only networks with so many; likewise"),
+    ("units", positive, "H", "only layers of so many; likewise"),
+    ("nonlinearity", str, "F", "only tanh, or relu"),
+]
+
 
 def parser() -> Parser:
     parser = Parser("fwrnn battery", description=DESCRIPTION)
@@ -26,12 +34,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--updates", type=positive, default=3000, metavar="N", help="of each; default: 3000"
     )
-    parser.add_argument(
-        "--task", action="append", metavar="TASK", help="only this one; may be given again"
-    )
-    parser.add_argument(
-        "--steps", action="append", type=positive, metavar="T", help="only this length; likewise"
-    )
+    for name, of, metavar, told in PARTS:
+        parser.add_argument(f"--{name}", action="append", type=of, metavar=metavar, help=told)
     parser.add_argument(
         "--jobs", type=positive, default=os.cpu_count() or 1, metavar="N",
         help="networks at once, a thread each; default: one per processor",
@@ -51,20 +55,14 @@ def main(argv: list[str]) -> int:
     from fwrnn.files import write_whole
     from fwrnn.learning.claim import claimed
 
-    for names, known, option in (
-        (options.task or (), battery.TASKS, "--task"),
-        (options.steps or (), battery.STEPS, "--steps"),
-    ):
-        for name in names:
-            if name not in known:
-                allowed = ", ".join(map(str, known))
-                raise UserError(f"{option} must be one of {allowed}, got {name!r}")
-    wanted = [
-        trial
-        for trial in battery.trials(options.seeds, options.updates)
-        if (not options.task or trial.task in options.task)
-        and (not options.steps or trial.steps in options.steps)
-    ]
+    wanted = battery.trials(options.seeds, options.updates)
+    for name, *_ in PARTS:
+        chosen = getattr(options, name)
+        for value in chosen or ():
+            if value not in battery.SETTINGS[name]:
+                allowed = ", ".join(map(str, battery.SETTINGS[name]))
+                raise UserError(f"--{name} must be one of {allowed}, got {value!r}")
+        wanted = [trial for trial in wanted if not chosen or getattr(trial, name) in chosen]
     folder = Path(options.output)
     file = folder / "battery.jsonl"
     with claimed(folder, "--output DIR chooses another folder"):
