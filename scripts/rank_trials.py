@@ -15,8 +15,8 @@ from statistics import mean
 from omegaconf import OmegaConf
 
 SEARCHED = [
-    "trainer.learning_rate", "trainer.entropy_cost", "model.decay", "model.fast_lr",
-    "model.inner_steps",
+    "trainer.learning_rate", "trainer.entropy_cost", "trainer.clip_norm", "model.decay",
+    "model.fast_lr", "model.inner_steps",
 ]  # fmt: skip
 
 
