@@ -164,7 +164,8 @@ def summary(cells: list[dict]) -> str:
     solved = sum(cell["solved"] for cell in recalled)
     return (
         f"Where nn.RNN learns, FastWeightsRNN ends within 1.05 of its loss, or at a fiftieth of "
-        f"what is lost without looking, in {close} of {len(learned)} cells; it is ahead in {ahead} of all {len(cells)}. Retrieval is solved in "
+        f"what is lost without looking, in {close} of {len(learned)} cells; it is ahead in {ahead} "
+        f"of all {len(cells)}. Retrieval is solved in "
         f"{solved} of {len(recalled)}. Means over up to "
         f"{max((cell['seeds'] for cell in cells), default=0)} seeds; nats, and squares for adding; "
         "**bold**: ours is more than 1.05 of nn.RNN's where that learns."
