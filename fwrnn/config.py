@@ -5,9 +5,9 @@ its schema by ``name``, one in ``conf/model`` by ``core``, so that several model
 key with a default came later than others: runs that were recorded before it did without.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -151,6 +151,17 @@ def migrated(values: dict) -> dict:
         rest = {key: value for key, value in trainer.items() if key != "warmup_updates"}
         values["trainer"] = {**rest, "warmup": share}
     return values
+
+
+def changed(values: dict, changes: Mapping[str, Any]) -> dict:
+    """A saved configuration with settings, by their dotted keys, in the place of its own."""
+    config = OmegaConf.create(values)
+    for key, value in changes.items():
+        try:
+            OmegaConf.update(config, key, value, force_add=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+    return cast(dict, OmegaConf.to_container(config))
 
 
 def _schema_of(group: str, values: Any) -> type:

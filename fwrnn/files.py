@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +61,11 @@ def unwritable(folder: str | Path, error: OSError, instead: str) -> UserError:
     than to free some space where that is what lacks."""
     remedy = "free some space" if error.errno in _FULL else instead
     return UserError(f"cannot write to '{folder}': {error.strerror or error}; {remedy}")
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _another_name(path: Path) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import fwrnn
 
 PACKAGE = Path(fwrnn.__file__).parent
-BASE = {"config", "errors", "files", "interfaces", "reading", "registry"}
+BASE = {"config", "errors", "files", "interfaces", "intervals", "reading", "registry", "rule"}
 MAY_IMPORT = {
     "errors": set(),
     "console": set(),
@@ -16,9 +16,11 @@ MAY_IMPORT = {
     "machine": set(),
     "reading": {"errors"},
     "registry": {"errors"},
+    "rule": set(),
     "config": {"errors", "registry"},
     "interfaces": set(),
-    "layers": {"layers"},
+    "intervals": set(),
+    "layers": {"layers", "rule"},
     "environments": {"environments"},
     "tasks": {"tasks", "environments", "layers"} | BASE,
     "models": {"models", "layers"} | BASE,

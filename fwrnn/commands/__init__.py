@@ -1,4 +1,4 @@
-"""One file per command; ``fwrnn.cli`` finds them."""
+"""A file for each command, which ``fwrnn.cli`` finds, and what they share."""
 
 COMMANDS = {
     "train": "train a model on a task: fwrnn train task=assoc_retrieval",

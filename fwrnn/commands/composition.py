@@ -1,4 +1,4 @@
-"""From a command line to a configuration, by Hydra: nothing else here knows it."""
+"""From a command line to a configuration, by Hydra, which only this and ``hydra_callback`` know."""
 
 import hashlib
 import math
@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import MISSING
 from functools import cache
 from itertools import chain, count
 from pathlib import Path
@@ -118,25 +117,15 @@ class Job(NamedTuple):
     among_others: bool
 
 
-def sweep_begins(folder: Path, apart: bool) -> None:
-    """What Hydra is to call with the folder of a sweep, and whether its jobs are processes of their
-    own on this machine; ``run_with_hydra`` exchanges it."""
-
-
-def side_by_side(launcher: DictConfig) -> bool:
-    """Whether it has processes of this machine work on several jobs at once."""
-    return "joblib" in launcher._target_
-
-
 def run_with_hydra(
     work: Callable[[Job], Any],
     argv: list[str],
-    begin: Callable[[Path, bool], None] = sweep_begins,
+    begin: Callable[[Path, bool], None] = lambda folder, apart: None,
 ) -> None:
     """Compose a configuration from ``argv`` and call ``work``, once per job if it is a sweep.
 
-    ``begin`` is called before a sweep's first job, as ``sweep_begins`` is. What it raises ends the
-    sweep.
+    ``begin`` is called before a sweep's first job, with its folder and whether its jobs are
+    processes of their own on this machine. What it raises ends the sweep.
 
     Raises:
         UserError: the command line or a configuration is wrong.
@@ -148,6 +137,8 @@ def run_with_hydra(
     from hydra.errors import HydraException
     from hydra.types import RunMode
 
+    from fwrnn.commands.hydra_callback import SweepBegins, side_by_side
+
     _find_brought_configurations()
     failures: list[Exception] = []
 
@@ -158,7 +149,7 @@ def run_with_hydra(
             failures.append(error)
             raise SystemExit from error
 
-    globals()["sweep_begins"] = begun
+    SweepBegins.tell = staticmethod(begun)
 
     def guarded(config: DictConfig) -> Any:
         now = HydraConfig.get()
@@ -271,26 +262,6 @@ def compose_config(*overrides: str) -> Config:
         UserError: an override or a configuration is wrong.
     """
     return read_config(_composed(overrides))
-
-
-def changed(saved: dict, argv: list[str]) -> dict:
-    """A saved configuration with the settings of ``argv`` in the place of its own.
-
-    Raises:
-        UserError: a word is no setting, or its key is not in the configuration.
-    """
-    config = OmegaConf.create(saved)
-    for key, value in settings(argv).items():
-        try:
-            if OmegaConf.select(config, key, default=MISSING) is MISSING:
-                keys = [k for k in known_keys() if OmegaConf.select(config, k) is not None]
-                raise UserError(f"unknown key '{key}' of this run{suggestion(key, keys)}")
-            OmegaConf.update(config, key, value)
-        except OmegaConfBaseException as error:
-            raise UserError(explain(error)) from error
-    values = OmegaConf.to_container(config)
-    assert isinstance(values, dict)
-    return values
 
 
 def settings(argv: list[str]) -> dict[str, Any]:

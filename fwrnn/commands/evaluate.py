@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fwrnn.commands import pairs
 from fwrnn.commands.arguments import Parser, positive
-from fwrnn.commands.sweeps import quoted
 from fwrnn.errors import UserError
+from fwrnn.files import quoted
 
 MOST_LISTED = 50
 BEGUN = {"unfinished", "interrupted", "running"}

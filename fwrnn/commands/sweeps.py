@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from fwrnn.errors import RunFailed, UserError
-from fwrnn.files import unwritable, write_whole
+from fwrnn.files import quoted, unwritable, write_whole
 from fwrnn.learning.claim import holder
 from fwrnn.reading import LARGEST_SWEEP, path_text, read_json
 
@@ -208,10 +208,3 @@ def _is_job(job: Any) -> bool:
     if not isinstance(job, dict) or job.get("state") not in STATES:
         return False
     return job.get("status", 0) in (0, 1, 2) and isinstance(job.get("folder"), str | None)
-
-
-def quoted(path: str | Path) -> str:
-    """A path as a shell takes it."""
-    import shlex
-
-    return shlex.quote(str(path))

@@ -14,11 +14,12 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
-from fwrnn.commands.composition import Job, changed, help_text, planned, run_with_hydra
-from fwrnn.commands.sweeps import Sweep, quoted
-from fwrnn.config import Config, migrated, read_config
+from fwrnn.commands.composition import Job, help_text, planned, run_with_hydra, settings
+from fwrnn.commands.sweeps import Sweep
+from fwrnn.config import Config, changed, migrated, read_config
 from fwrnn.console import in_file, on_terminal
 from fwrnn.errors import Interrupted, RunFailed, UserError
+from fwrnn.files import quoted
 from fwrnn.learning.claim import Taken, claimed, holder
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def resumed_config(saved: dict, argv: list[str]) -> Config:
             )
     from fwrnn.learning.assembly import with_own_cache
 
-    config = read_config(changed(migrated(saved), [word.lstrip("+") for word in argv]))
+    changes = settings([word.lstrip("+") for word in argv])
+    config = read_config(changed(migrated(saved), changes))
     chosen = any(word.lstrip("+").startswith("task.cache_dir=") for word in argv)
     return config if chosen else with_own_cache(config)
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fwrnn.comparison.intervals import Interval
 from fwrnn.comparison.rows import ABSENT, Comparison, Row
+from fwrnn.intervals import Interval
 
 LONGEST = 40
 

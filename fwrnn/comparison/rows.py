@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from fwrnn.comparison.found import Run, Score
-from fwrnn.comparison.intervals import Interval, interval
 from fwrnn.errors import UserError, suggestion
+from fwrnn.intervals import Interval, interval
 from fwrnn.reading import is_number
 
 NOT_COMPARED = {

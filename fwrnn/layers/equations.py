@@ -8,10 +8,10 @@ NIPS 2016, arXiv:1610.06258v3, section 3 and supplement B. One step of the netwo
     h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + A(t) h_s(t+1)]),  s = 0 … S-1            (2), (5)
     h(t+1)     = h_S(t+1)
 
-where g = 1 in the paper. Here g can also be learned (``read_gain``). What is asked is then the
-direction of h_s alone, so that what is found is of the size of what was written, however many units
-there are and however large h_s has become; and what is found is bounded, so that a read never
-drowns the input, however much was written:
+How strongly each unit takes in what is read, g, can also be learned (``read_gain``). What is asked
+is then the direction of h_s alone, so that what is found is of the size of what was written,
+however many units there are and however large h_s has become; and what is found is bounded, so that
+a read never drowns the input, however much was written:
 
     h_s+1(t+1) = f(LN[W h(t) + C x(t+1) + g z / √(1 + mean z² / 4)]),
     z = A(t) h_s(t+1) / (H rms(h_s(t+1)))                                              (2'), (5')
@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 NORM_EPS = 1e-5

@@ -28,7 +28,7 @@ from fwrnn.layers.initialization import (
 )
 from fwrnn.layers.kernels import steps
 from fwrnn.layers.memory import FastMemory, FastWeightsState
-from fwrnn.layers.rule import READ_GAINS, Rule, one_of
+from fwrnn.rule import READ_GAINS, Rule, one_of
 
 _PARAMETERS = (
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "norm_weight", "norm_bias", "read_weight",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fwrnn.layers import equations
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 
 def _missing(data: tuple, name: str, instead: str) -> AttributeError:

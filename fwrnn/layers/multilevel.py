@@ -26,7 +26,7 @@ from fwrnn.layers import equations
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.initialization import FAST_WEIGHTS_SCALE, scaled_identity_, uniform_outgoing_
 from fwrnn.layers.memory import FastMemory, FastWeightsState
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 
 class MultiLevelFastWeights(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fwrnn.config import Config, migrated, read_config
+from fwrnn.config import Config, changed, migrated, read_config
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Task
 from fwrnn.learning.kinds import Kind, kind_of
@@ -115,9 +115,16 @@ def config_of(run: str | Path, changes: Mapping[str, Any] = NOTHING) -> Config:
         config = read_config(saved, groups=("task", "model"))
     except UserError as error:
         raise UserError(f"{run}: {error}") from error
-    for key, value in changes.items():
-        saved = _changed(saved, key, value)
-        config = read_config(saved, groups=("task", "model"))
+    for key in changes:
+        group, _, name = key.partition(".")
+        if group not in ("task", "model") or not name:
+            raise UserError(
+                f"a test takes settings of its model and its task, model.KEY, got '{key}'"
+            )
+        if name == "name":
+            raise UserError(f"{key} only names what was trained; set a key of it")
+    if changes:
+        config = read_config(changed(saved, changes), groups=("task", "model"))
     return config if "task.cache_dir" in changes else with_own_cache(config)
 
 
@@ -137,16 +144,6 @@ def is_cache(folder: str | None) -> bool:
         return any(Path(folder).expanduser().glob("[0-9a-f]" * 32 + ".npz"))
     except (OSError, RuntimeError, ValueError):  # a home of nobody
         return False
-
-
-def _changed(values: dict, key: str, value: Any) -> dict:
-    """A configuration with one setting of its task or model replaced."""
-    group, _, name = key.partition(".")
-    if group not in ("task", "model") or not name:
-        raise UserError(f"a test takes settings of its model and its task, model.KEY, got '{key}'")
-    if name == "name":
-        raise UserError(f"{key} only names what was trained; set a key of it")
-    return values | {group: values[group] | {name: value}}
 
 
 def words_of(changes: Mapping[str, Any]) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from fwrnn import __version__
 from fwrnn.errors import UserError
 from fwrnn.files import check_folder
+from fwrnn.intervals import wilson
 from fwrnn.learning.assembly import NOTHING, config_of, load_run, words_of
-from fwrnn.learning.intervals import wilson
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.record import code, label
 from fwrnn.learning.run_folder import RunFolder, write_pictures

@@ -1,11 +1,13 @@
 """A picture of a target: ours beside the paper's."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fwrnn.files import write_whole
 from fwrnn.reproduction import published
 from fwrnn.reproduction.extras import SOLVED, curve
 from fwrnn.reproduction.results import Result
@@ -26,8 +28,9 @@ def draw(target: Target, results: Sequence[Result], file: Path) -> None:
     found = [result for result in results if result.runs]
     figure.suptitle(target.title, fontsize=11)
     DRAWERS.get(target.name, _cells)(figure, target, found)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    write_whole(file, drawn.getvalue())
 
 
 def _cells(figure, target: Target, results: Sequence[Result]) -> None:

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from fwrnn.comparison.intervals import interval
+from fwrnn.intervals import interval
 from fwrnn.reproduction import published
 from fwrnn.reproduction.results import Extra, Result, Run
 from fwrnn.reproduction.words import NONE, number

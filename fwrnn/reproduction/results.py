@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fwrnn.comparison.intervals import Interval, interval
 from fwrnn.comparison.rows import commits_of
+from fwrnn.intervals import Interval, interval, wilson
 from fwrnn.reproduction import targets
 from fwrnn.reproduction.targets import Cell
 
@@ -41,8 +41,6 @@ class Run:
         Another processor or version of PyTorch may tip a few examples; a change of the code is one
         that Wilson's interval around the recorded number does not hold.
         """
-        from fwrnn.learning.intervals import wilson
-
         if self.tested is None or self.tested.get("reproduced", True):
             return True
         if "error" not in self.tested:
@@ -104,8 +102,6 @@ class Result:
 
     def _half_of_one(self) -> float:
         """How far the test of a single run can be trusted."""
-        from fwrnn.learning.intervals import wilson
-
         metrics = self.runs[0].metrics
         if self.cell.score == "error":
             low, high = wilson(metrics["test_error"], metrics["test_examples"], 0, 1)

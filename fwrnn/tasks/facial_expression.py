@@ -26,7 +26,7 @@ import torch
 
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Examples
-from fwrnn.layers.rule import one_of
+from fwrnn.rule import one_of
 from fwrnn.tasks import cache
 from fwrnn.tasks.drawn_faces import EXPRESSIONS, SIZE, draw_faces
 from fwrnn.tasks.face_folders import LANDMARKS, Photos, find_folders, find_multi_pie, read_photos

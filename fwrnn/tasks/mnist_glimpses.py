@@ -16,7 +16,7 @@ import torch
 
 from fwrnn.errors import UserError
 from fwrnn.interfaces import Examples
-from fwrnn.layers.rule import one_of
+from fwrnn.rule import one_of
 from fwrnn.tasks.images import ImageTask
 from fwrnn.tasks.mnist_files import load_mnist
 from fwrnn.tasks.schema import DATASETS

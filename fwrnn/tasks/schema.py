@@ -5,7 +5,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, ClassVar
 
 from fwrnn.config import added_settings
-from fwrnn.layers.rule import one_of
+from fwrnn.rule import one_of
 
 if TYPE_CHECKING:
     from fwrnn.interfaces import Task

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fwrnn.comparison.intervals import interval, quantile
+from fwrnn.intervals import interval, quantile
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 A new form in PyTorch operations is one function such as ``eager.matrix`` and one line in
 ``operators.EAGER``; a new fused one is a module with ``supports``, ``forward``, ``backward``,
 ``saved_size``, ``variant`` and ``trial_cases``, as ``cpu`` has them, and one line in
-``operators.FUSED``. Single steps on a CPU are taken before any of them, by ``steps``.
+``operators.FUSED``. The names of both are in ``rule.BACKENDS``. Single steps on a CPU are taken
+before any of them, by ``steps``.
 """
 
 from functools import lru_cache, partial
@@ -16,9 +17,9 @@ from fwrnn.layers.equations import InputWeights, SlowWeights
 from fwrnn.layers.kernels import operators, scan, trial
 from fwrnn.layers.kernels.operators import EAGER, FUSED
 from fwrnn.layers.memory import FastMemory
-from fwrnn.layers.rule import BACKENDS, Rule, one_of
+from fwrnn.rule import BACKENDS, Rule, one_of
 
-INSTEAD = "backend='auto' is the attention form in its place, backend={!r} insists on it"
+INSTEAD = "backend='auto' takes PyTorch operations in its place, backend={!r} insists on it"
 
 
 def check(backend: str) -> None:
@@ -41,7 +42,7 @@ def choose(
     that ``steps`` did not take. That is attention as long as fewer states than units were written,
     because they are fewer numbers than the matrix that they make; then the matrix form, one pass
     over the memory. A fused form that does not reach, as none does in forward-mode derivatives,
-    comes to attention; one that was asked for by name is not tried.
+    comes to one of these two; one that was asked for by name is not tried.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at

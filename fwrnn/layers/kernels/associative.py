@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fwrnn.layers.equations import may_be_dual
 from fwrnn.layers.kernels import cpu, trial
-from fwrnn.layers.kernels.operators import is_observed
+from fwrnn.layers.kernels.operators import is_observed, pulled_back
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -125,7 +125,8 @@ class _Recurrence(torch.autograd.Function):
         if grad_states is None and grad_cells is None:  # who came before had no gradients
             return (None,) * (len(inputs) + len(NOTHING))
         if torch.is_grad_enabled():
-            return *_eager_gradients(ctx, inputs, permutations, grad_states, grad_cells), *NOTHING
+            given, grads = (*inputs, permutations), (grad_states, grad_cells)
+            return *pulled_back(ctx.eager, given, grads, ctx.needs_input_grad), None, None
         (steps, weight, hidden, cells), plan = inputs, ctx.plan
         grad_states = torch.zeros_like(states) if grad_states is None else grad_states.contiguous()
         grad_memory = plan.in_lanes(torch.zeros_like(cells) if grad_cells is None else grad_cells)
@@ -138,17 +139,6 @@ class _Recurrence(torch.autograd.Function):
 
 
 NOTHING = (None,) * 3  # the gradients of what is not differentiated
-
-
-def _eager_gradients(ctx, inputs, permutations, *grads):
-    """The gradients by way of the eager form; those can be differentiated again."""
-    with torch.enable_grad():
-        outputs = ctx.eager(*inputs, permutations)
-    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
-    outputs, grads = zip(*pairs, strict=True)
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if tensor.requires_grad else None for tensor in inputs]
 
 
 class _Plan:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels.trial import Case, constant_when_compiled
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 DTYPES = (torch.float32, torch.float64)
 LARGE = 1 << 25  # bytes: what the C library takes from the system and gives back every time

@@ -14,7 +14,7 @@ from torch import Tensor
 from fwrnn.layers import equations
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.memory import FastMemory
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 Memory = TypeVar("Memory", Tensor, FastMemory)
 

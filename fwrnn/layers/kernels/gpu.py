@@ -33,7 +33,7 @@ from torch import Tensor
 from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT, SlowWeights
 from fwrnn.layers.kernels.cpu import is_found
 from fwrnn.layers.kernels.trial import Case, constant_when_compiled
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 MAX_HIDDEN_SIZE = 256
 MAX_STEPS = 1024

@@ -23,7 +23,7 @@ from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (i
 from fwrnn.layers.equations import InputWeights, SlowWeights, may_be_dual
 from fwrnn.layers.kernels import cpu, eager, gpu, products
 from fwrnn.layers.memory import FastMemory
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
 FUSED: dict[str, ModuleType] = {"numba": cpu, "triton": gpu}
@@ -129,13 +129,13 @@ def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
     )  # fmt: skip
 
 
-def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> Tensor:
+def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> tuple[Tensor]:
     """The states in PyTorch's operations; what they are differentiated by comes last."""
     given = FastMemory.empty(hidden) if memory is None else FastMemory.from_matrix(memory)
-    return EAGER[form](drive, hidden, given, SlowWeights(*slow), rule, lengths)[0]
+    return EAGER[form](drive, hidden, given, SlowWeights(*slow), rule, lengths)[:1]
 
 
-def _eager_layer(rule, lengths, sequence, weight_ih, bias_ih, bias_hh, *given) -> Tensor:
+def _eager_layer(rule, lengths, sequence, weight_ih, bias_ih, bias_hh, *given) -> tuple[Tensor]:
     drive = InputWeights(weight_ih, bias_ih, bias_hh).drive(sequence)
     return _eager("attention", rule, lengths, drive, *given)
 
@@ -159,7 +159,7 @@ def _forward(
                 "have as many rows as the state has units"
             )
         return FUSED[form].forward(drive, hidden, memory, slow, rule, lengths, save)
-    states = _eager(form, rule, lengths, drive, hidden, memory, *slow)
+    (states,) = _eager(form, rule, lengths, drive, hidden, memory, *slow)
     return states, torch.cat([hidden.unsqueeze(0), states]), hidden.new_empty(0)
 
 
@@ -190,7 +190,7 @@ def _backward(
     """The gradients of drive, hidden, memory and slow weights; for what is None there is none."""
     if form in EAGER:
         compute = partial(_eager, form, rule, lengths)
-        grads = _pulled_back(compute, [drive, trail[0], memory, *slow], grad_states)
+        grads = pulled_back(compute, [drive, trail[0], memory, *slow], (grad_states,))
         return [grad.contiguous() for grad in grads if grad is not None]
     implementation = FUSED[form]
     if saved.shape[0] == 0:  # the forward pass did not know of this one
@@ -209,25 +209,21 @@ def _backward_fake(saved, trail, grad_states, drive, memory, slow, lengths, form
     return [x.new_empty(x.shape) for x in inputs if x is not None]
 
 
-def _of_some(compute, inputs, places):
-    """``compute`` as a function of the inputs at these places, and those inputs."""
+def pulled_back(compute, inputs, grads: tuple, wanted=None) -> list[Tensor | None]:
+    """The gradients of an eager form's inputs, or of those ``wanted``; they can be differentiated
+    again. ``grads`` are of its results, a tuple too, None for zeros."""
+    wanted = [x is not None for x in inputs] if wanted is None else wanted
+    places = [k for k in range(len(inputs)) if wanted[k]]
 
-    def call(*values: Tensor) -> Tensor:
-        filled = list(inputs)
-        for place, value in zip(places, values, strict=True):
-            filled[place] = value
-        return compute(*filled)
+    def call(*values: Tensor) -> tuple[Tensor, ...]:
+        known = dict(zip(places, values, strict=True))
+        return compute(*(known.get(k, x) for k, x in enumerate(inputs)))
 
-    return call, tuple(inputs[place] for place in places)
-
-
-def _pulled_back(compute, inputs, grad_states) -> list[Tensor | None]:
-    """The gradients of the inputs of an eager form; they can be differentiated again."""
-    places = [k for k, x in enumerate(inputs) if x is not None]
-    call, values = _of_some(compute, inputs, places)
-    pull_back = torch.func.vjp(call, *values)[1]
-    found = iter(pull_back(grad_states))
-    return [None if x is None else next(found) for x in inputs]
+    results, pull_back, *_ = torch.func.vjp(call, *(inputs[k] for k in places))
+    pairs = zip(results, grads, strict=True)
+    filled = tuple(torch.zeros_like(result) if x is None else x for result, x in pairs)
+    found = dict(zip(places, pull_back(filled), strict=True))
+    return [found.get(k) for k in range(len(inputs))]
 
 
 class _Layer(torch.autograd.Function):
@@ -260,7 +256,7 @@ class _Layer(torch.autograd.Function):
                 # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
                 pass
         compute = partial(_eager_layer, ctx.rule, lengths)
-        return *_pulled_back(compute, inputs, grad_states), None, None, None
+        return *pulled_back(compute, inputs, (grad_states,)), None, None, None
 
     @staticmethod
     def _fused(ctx, grad_states, sequence, weight_ih, bias_ih, bias_hh, hidden, memory, *others):
@@ -337,7 +333,7 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
     """The gradients of drive, hidden, memory and the slow weights."""
     *inputs, lengths, trail, saved = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _pulled_back(partial(_eager, "attention", ctx.rule, lengths), inputs, grad_states)
+        return pulled_back(partial(_eager, "attention", ctx.rule, lengths), inputs, (grad_states,))
     drive, _, memory, *slow = inputs
     known = saved, trail, grad_states, drive, memory
     if is_observed(grad_states):
@@ -349,7 +345,7 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
         except RuntimeError:
             # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
             compute = partial(_eager, "attention", ctx.rule, lengths)
-            return _pulled_back(compute, inputs, grad_states)
+            return pulled_back(compute, inputs, (grad_states,))
     each = iter(found)
     return [None if x is None else next(each) for x in inputs]
 

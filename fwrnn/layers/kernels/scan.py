@@ -7,7 +7,7 @@ from fwrnn.layers import equations
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import eager
 from fwrnn.layers.memory import FastMemory
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 
 def recurrence(
@@ -24,7 +24,7 @@ def recurrence(
     a scan neither to its own programs nor to ONNX (2.13).
     """
 
-    # The one private name in this package, as there is no public one up to 2.15: hence its place.
+    # A private name, as there is no public one up to PyTorch 2.15; nobody else here needs it.
     from torch._higher_order_ops.scan import scan
 
     def step(carry, here):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fwrnn.layers.equations import SlowWeights, may_be_dual
 from fwrnn.layers.kernels import cpu, eager, trial
-from fwrnn.layers.kernels.operators import PLAIN, is_observed
+from fwrnn.layers.kernels.operators import PLAIN, is_observed, pulled_back
 from fwrnn.layers.memory import FastMemory
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 # Products of a batch with C and W from which on PyTorch's are faster, a call for each included:
 # at B = 16 to 32 with 100 units, and at some 400 units with one sequence, the two were level.
@@ -196,7 +196,7 @@ def _fault(dtype: torch.dtype) -> str | None:
         )  # fmt: skip
         constants = ("strengths", "fade") if matrix else ("strengths", "fade", "folded")
         wanted = [k for k, name in enumerate(Step._fields) if name not in constants]
-        results = _eager(Step(*(x.requires_grad_() for x in exact)), rule, scale)
+        results = _eager(rule, scale, *(x.requires_grad_() for x in exact))
         grads = [random(*result.shape) for result in results]
         gradients = torch.autograd.grad(results, [exact[k] for k in wanted], grads)
         step = Step(*(x.detach().to(dtype) for x in exact))
@@ -314,7 +314,8 @@ class _Step(torch.autograd.Function):
                 return *_backward(call, saved, *grads, wanted), None
         except RuntimeError:  # gradients in a batch, as Jacobians ask for, have no addresses
             pass
-        return *_eager_gradients(step, plan.rule, plan.scale, grads, wanted), None
+        compute = functools.partial(_eager, plan.rule, plan.scale)
+        return *pulled_back(compute, step, grads, wanted), None
 
 
 NOT_MADE = (None,) * 5  # by backward: what forward makes
@@ -371,8 +372,9 @@ def _grad_weight(step: Step, bracket: Tensor) -> Tensor:
     return bracket.t().mm(step.hidden)
 
 
-def _eager(step: Step, rule: Rule, scale: float) -> tuple[Tensor, Tensor]:
+def _eager(rule: Rule, scale: float, *parts: Tensor | None) -> tuple[Tensor, Tensor]:
     """The new state and what its memory keeps, in PyTorch's operations."""
+    step = Step(*parts)
     bias = None if step.bias_ih is None else step.bias_ih + step.bias_hh
     drive = F.linear(step.input, step.weight_ih, bias).unsqueeze(0)
     hidden = torch.zeros_like(drive[0]) if step.hidden is None else step.hidden
@@ -385,22 +387,3 @@ def _eager(step: Step, rule: Rule, scale: float) -> tuple[Tensor, Tensor]:
     form = eager.matrix if folds else eager.attention
     states, memory = form(drive, hidden, memory, slow, rule, None)
     return states[0], memory.folded if folds else memory.written
-
-
-def _eager_gradients(step: Step, rule: Rule, scale: float, grads, wanted) -> list[Tensor | None]:
-    """The gradients by way of PyTorch's operations, which can be differentiated again."""
-    places = [k for k in range(len(step)) if wanted[k]]
-
-    def call(*values: Tensor) -> tuple[Tensor, Tensor]:
-        parts = list(step)
-        for place, value in zip(places, values, strict=True):
-            parts[place] = value
-        return _eager(Step(*parts), rule, scale)
-
-    results, pull_back, *_ = torch.func.vjp(call, *[step[place] for place in places])
-    filled = [
-        torch.zeros_like(result) if grad is None else grad
-        for result, grad in zip(results, grads, strict=True)
-    ]
-    found = dict(zip(places, pull_back(tuple(filled)), strict=True))
-    return [found.get(place) for place in range(len(step))]

@@ -3,7 +3,8 @@
 Kernels are compiled for processors that nobody tried them on. So ``backend="auto"`` and the
 associative LSTM, which take a kernel unasked, first let it compute a small problem that is also
 computed in PyTorch operations. If that fails, or the numbers differ, one warning says so, and for
-the rest of the process PyTorch operations do the work. A backend asked for by name is not tried.
+the rest of the process PyTorch operations do the work. A backend that is asked for by name is not
+tried.
 
 A trial runs in a thread of its own, because what callers are in belongs to their thread: gradient,
 inference and autocast modes, a default device, vmap, fake tensors, and whatever records a program.
@@ -26,7 +27,7 @@ from torch import Tensor
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import eager
 from fwrnn.layers.memory import FastMemory
-from fwrnn.layers.rule import Rule
+from fwrnn.rule import Rule
 
 # Relative to the largest number of a tensor. A wrong kernel is off by more, a right one by less.
 TOLERANCE = {torch.float32: 3e-4, torch.float64: 1e-9}

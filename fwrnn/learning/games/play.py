@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
 from fwrnn.interfaces import GameTask
-from fwrnn.learning.intervals import wilson
+from fwrnn.intervals import wilson
 
 
 class Episodes(NamedTuple):

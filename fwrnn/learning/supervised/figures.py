@@ -1,4 +1,4 @@
-"""What all drawings of answers share: their words, and how they become pixels."""
+"""What the drawings of a run share: their words, and how they become pixels."""
 
 import textwrap
 

@@ -1,4 +1,4 @@
-"""Means with 95 % intervals by Student's t."""
+"""Means with 95 % intervals, by Student's t and of shares by Wilson."""
 
 import math
 from collections.abc import Sequence
@@ -43,3 +43,16 @@ def _within(angle: float, freedom: int) -> float:
         term *= math.cos(angle) ** 2 * (2 * k + 1 + odd) / (2 * k + 2 + odd)
     sine = math.sin(angle) * total
     return 2 / math.pi * (angle + sine) if odd else sine
+
+
+def wilson(mean: float, count: int, least: float, most: float) -> tuple[float, float]:
+    """The 95 % interval of Wilson for a mean of ``count`` numbers that are ``least`` or ``most``.
+
+    It holds where the mean is an end of the range too. For numbers in between it is too wide.
+    """
+    z, width = 1.959964, most - least
+    share = (mean - least) / width
+    centre = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    low, high = (least + width * (centre + sign * half) / (1 + z * z / count) for sign in (-1, 1))
+    return max(least, min(low, mean)), min(most, max(high, mean))  # rounding aside
