@@ -1,12 +1,38 @@
 """What the drawings of a run share: their words, and how they become pixels."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _SIZE = 9  # points
+
+
+class Painter:
+    """Paints a figure again and again, in a tenth of the time: of all artists only some change.
+
+    Args:
+        figure: laid out at its first painting, for all.
+        changing: what is painted every time, above the rest, the lowest first.
+    """
+
+    def __init__(self, figure: Figure, changing: Sequence[Artist]):
+        self._changing, self._canvas = changing, FigureCanvasAgg(figure)
+        for artist in changing:
+            artist.set_animated(True)  # so that a figure's own drawing leaves it out
+        self._canvas.draw()
+        figure.set_layout_engine("none")
+        self._still = self._canvas.copy_from_bbox(figure.bbox)
+
+    def pixels(self) -> np.ndarray:
+        """As (height, width, 3) bytes."""
+        self._canvas.restore_region(self._still)
+        for artist in self._changing:
+            artist.draw(self._canvas.get_renderer())
+        return np.array(self._canvas.buffer_rgba())[..., :3]
 
 
 def explain(figure: Figure, words: str) -> None:

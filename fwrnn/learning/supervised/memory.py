@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from fwrnn.learning.supervised.figures import explain, pixels_of, verdict
+from fwrnn.learning.supervised.figures import Painter, explain, verdict
 from fwrnn.models.network import Network, has_memory
 
 _WHY = (
@@ -42,6 +42,11 @@ class MemoryPicture:
         self._figure = Figure(figsize=size, layout=layout, dpi=80)
         explain(self._figure, _WHY)
         self._axes = self._figure.subplots(2, count, squeeze=False, height_ratios=[1.15, 1])
+        for above, below, names in zip(*self._axes, labels, strict=True):
+            _label_steps(above, names)
+            below.set(xticks=[], yticks=[], xlabel="the memory, unit × unit, strongest first")
+        self._axes[0, 0].set_ylabel("a step …")
+        self._painter: Painter | None = None
 
     def draw(self, model: Network) -> Figure:
         """One column per sequence: its attention above, its memory after the last step below."""
@@ -50,19 +55,20 @@ class MemoryPicture:
             answer = self.classes[guesses[k]]
             heading = f"{self.labels[k]}\n{verdict(answer, confidences[k], self.answers[k])}"
             _show(above, attention[k])
-            _label_steps(above, self.labels[k])
             above.set_title(heading, family="monospace", fontsize=9)
             order = np.argsort(-np.diagonal(memory[k]))
             _show(below, memory[k][np.ix_(order, order)])
-            below.set(xticks=[], yticks=[], xlabel="the memory, unit × unit, strongest first")
-        self._axes[0, 0].set_ylabel("a step …")
         return self._figure
 
     def pixels(self, model: Network) -> np.ndarray:
-        """The drawing as (height, width, 3) bytes."""
-        pixels = pixels_of(self.draw(model))
-        self._figure.set_layout_engine("none")  # the first drawing settled it for all
-        return pixels
+        """The drawing as (height, width, 3) bytes; only what a network changes is painted anew."""
+        figure = self.draw(model)
+        if self._painter is None:
+            images = [artist for axes in figure.axes for artist in axes.images]
+            lines = [line for axes in figure.axes for line in axes.spines.values()]  # on the images
+            titles = [axes.title for axes in figure.axes]
+            self._painter = Painter(figure, [*images, *lines, *titles])
+        return self._painter.pixels()
 
 
 def _show(axes: Axes, matrix: np.ndarray) -> None:
