@@ -18,7 +18,7 @@ from fwrnn.commands.composition import Job, help_text, planned, run_with_hydra, 
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.config import Config, changed, migrated, read_config
 from fwrnn.console import in_file, on_terminal
-from fwrnn.errors import Interrupted, RunFailed, UserError
+from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
 from fwrnn.files import quoted
 from fwrnn.learning.claim import Taken, claimed, holder
 
@@ -189,10 +189,15 @@ def resumed_config(saved: dict, argv: list[str]) -> Config:
             )
     from fwrnn.learning.assembly import with_own_cache
 
-    changes = settings([word.lstrip("+") for word in argv])
-    config = read_config(changed(migrated(saved), changes))
-    chosen = any(word.lstrip("+").startswith("task.cache_dir=") for word in argv)
-    return config if chosen else with_own_cache(config)
+    saved, changes = migrated(saved), settings([word.lstrip("+") for word in argv])
+    began = read_config(saved)
+    groups = "trainer", "task"
+    known = {f"{group}.{key}" for group in groups for key in vars(getattr(began, group))}
+    for key in changes.keys() - known - {"device", "threads"}:
+        # Here and now, as the configuration's own words would be to choose another trainer.
+        raise UserError(f"unknown key '{key}' of this run{suggestion(key, known)}")
+    config = read_config(changed(saved, changes))
+    return config if "task.cache_dir" in changes else with_own_cache(config)
 
 
 CHANGEABLE = ("trainer.", "device=", "threads=", "task.data_dir=", "task.cache_dir=")

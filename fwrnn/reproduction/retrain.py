@@ -14,7 +14,8 @@ from itertools import count
 from pathlib import Path
 from threading import Event
 
-from fwrnn.learning.claim import holder
+from filelock import FileLock, Timeout
+
 from fwrnn.reproduction.targets import Cell
 
 
@@ -82,8 +83,7 @@ def _interrupt(processes: set[subprocess.Popen]) -> None:
 
 def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None:
     """Make a run, unless ``stopped`` is set before; returns what went wrong, or None."""
-    while holder(job.folder) and not stopped.wait(1):
-        pass  # of an earlier call that was killed, its trainings live on
+    _wait_for_others(job.folder, stopped)
     if stopped.is_set():
         return "stopped"
     process = subprocess.Popen(
@@ -101,3 +101,13 @@ def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None
         return None
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "go on with" not in line), "no word of why")
+
+
+def _wait_for_others(folder: Path, stopped: Event) -> None:
+    """Until nobody works on the run: of an earlier call that was killed, its trainings live on."""
+    while (folder / "run.lock").exists() and not stopped.is_set():
+        try:
+            with FileLock(folder / "run.lock", timeout=0):
+                return
+        except Timeout:
+            stopped.wait(1)
