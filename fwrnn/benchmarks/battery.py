@@ -163,10 +163,9 @@ def summary(cells: list[dict]) -> str:
     recalled = [cell for cell in cells if cell["task"] == "retrieval"]
     solved = sum(cell["solved"] for cell in recalled)
     return (
-        f"Where nn.RNN learns, FastWeightsRNN ends within 1.05 of its loss, or at a fiftieth of "
+        "Where nn.RNN learns, FastWeightsRNN ends within 1.05 of its loss, or at a fiftieth of "
         f"what is lost without looking, in {close} of {len(learned)} cells; it is ahead in {ahead} "
-        f"of all {len(cells)}. Retrieval is solved in "
-        f"{solved} of {len(recalled)}. Means over up to "
+        f"of all {len(cells)}. Retrieval is solved in {solved} of {len(recalled)}. Means of up to "
         f"{max((cell['seeds'] for cell in cells), default=0)} seeds; nats, and squares for adding; "
         "**bold**: ours is more than 1.05 of nn.RNN's where that learns."
     )

@@ -12,7 +12,7 @@ _SIZE = 9  # points
 
 
 class Painter:
-    """Paints a figure again and again, in a tenth of the time: of all artists only some change.
+    """Paints a figure again and again, in a sixth of the time: of all artists only some change.
 
     Args:
         figure: laid out at its first painting, for all.
