@@ -13,8 +13,9 @@ import torch
 
 from fwrnn import __version__
 from fwrnn.cli import is_shared, main
-from fwrnn.commands.composition import group_options, help_text
+from fwrnn.commands.options import group_options
 from fwrnn.commands.train import train
+from fwrnn.commands.train_help import help_text
 from fwrnn.learning.shipped import FOLDER
 from tests.commands.compose import compose
 from tests.conftest import TINY

@@ -172,7 +172,7 @@ def measure_models(plan, device, seed: int, overrides: tuple) -> list[dict]:
     examples and shuffling them, once an epoch, is not in it.
     """
     from fwrnn.benchmarks import suites
-    from fwrnn.commands.composition import conf_dir
+    from fwrnn.commands.options import conf_dir
 
     rows, updates = {}, {}
     for name in sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")):

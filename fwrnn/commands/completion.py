@@ -79,7 +79,7 @@ def candidates(line: str) -> list[str]:
 
 def _settings(word: str) -> list[str]:
     """Groups, keys and, behind a =, the options of a group and runs to resume."""
-    from fwrnn.commands.composition import group_options
+    from fwrnn.commands.options import group_options
     from fwrnn.config import known_keys
 
     key, assigned, value = word.partition("=")

@@ -1,25 +1,24 @@
 """From a command line to a configuration, by Hydra, which only this and ``hydra_callback`` know."""
 
-import hashlib
-import math
 import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
-from itertools import chain, count
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple, NoReturn
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fwrnn.config import GROUPS, TASKS, Config, known_keys, network_label, read_config
+from fwrnn.commands import resolvers
+from fwrnn.commands.options import conf_dir
+from fwrnn.config import GROUPS, Config, known_keys, read_config
 from fwrnn.errors import RunFailed, UserError, suggestion
 from fwrnn.files import unwritable
 from fwrnn.registry import brought_configurations
+
+resolvers.register()
 
 _EXTRAS = {
     "optuna": "search",
@@ -29,76 +28,6 @@ _EXTRAS = {
 }
 _TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
 _TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
-
-
-def _by(choice: str, values: DictConfig) -> Any:
-    """``${by:${task.dataset},{mnist:15600,digits:4000}}``: a value that depends on another key.
-
-    An unknown choice gets the first value: the key that it came from is complained about later.
-    """
-    return values.get(str(choice), next(iter(values.values())))
-
-
-def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
-    """``${draw:${trial},learning_rate,loguniform,1e-4,1e-2}``: a value for random search.
-
-    The same for the same trial and name, everywhere. ``kind`` is "uniform" or "loguniform" between
-    two numbers, or "choice" among any.
-    """
-    random = Random(f"{trial} {name}")
-    if kind == "choice":
-        return random.choice(values)
-    low, high = values
-    if kind == "loguniform":
-        return float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.4g}")
-    if kind == "uniform":
-        return float(f"{random.uniform(low, high):.4g}")
-    raise ValueError(f"draw knows uniform, loguniform and choice, got '{kind}'")
-
-
-def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
-    """``${run_name:…}``: a folder's name, which says in what a run differs from the defaults."""
-    named = {"model", "control", "model.hidden_size", "seed", "experiment", "threads", "device"}
-    pairs = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}  # the last holds
-    parts = [f"{label}-{units}"]
-    for key, value in pairs.items():
-        if key.lstrip("+") not in named and not key.endswith("_dir"):
-            short = "" if key == "task" else f"{key.rpartition('.')[2].lstrip('+')}="
-            parts.append(short + re.sub(r"[^\w.=+-]+", "-", value))
-    name = "_".join([*parts, f"seed{seed}"])
-    if len(name) > 160:  # as much as file systems take, and TensorBoard shows
-        name = f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    return name
-
-
-def _unused(folder: str) -> str:
-    """``${unused:outputs/sweeps/${now:…}}``: that folder, or with _2, _3, … if there is one; made.
-
-    Two sweeps may begin in the same second, and a clock may be set back.
-    """
-    for name in chain([folder], (f"{folder}_{k}" for k in count(2))):
-        try:
-            Path(name).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError:  # who writes there will say so
-            pass
-        return name
-    raise AssertionError("there is always a next number")
-
-
-OmegaConf.register_new_resolver("by", _by, replace=True)
-OmegaConf.register_new_resolver("unused", _unused, replace=True, use_cache=True)
-OmegaConf.register_new_resolver("draw", _draw, replace=True)
-OmegaConf.register_new_resolver("label", network_label, replace=True)
-OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
-
-
-def conf_dir() -> Path:
-    """The folder of the shipped configurations: inside an installed package, else beside it."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 class Job(NamedTuple):
@@ -133,11 +62,9 @@ def run_with_hydra(
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
 
-    from fwrnn.commands.hydra_callback import SweepBegins, side_by_side
+    from fwrnn.commands.hydra_callback import SweepBegins
 
     _find_brought_configurations()
     failures: list[Exception] = []
@@ -152,26 +79,16 @@ def run_with_hydra(
     SweepBegins.tell = staticmethod(begun)
 
     def guarded(config: DictConfig) -> Any:
-        now = HydraConfig.get()
-        swept = now.mode == RunMode.MULTIRUN
-        job = Job(
-            config,
-            Path(os.path.relpath(now.runtime.output_dir)),
-            list(now.overrides.task),
-            any(w.startswith("hydra.run.dir=") for w in now.overrides.hydra)
-            or now.runtime.choices.get("experiment") is not None,
-            Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
-            side_by_side(now.launcher),
-        )
+        job = _job(config)
         try:
             return work(job)
         except Exception as error:  # Hydra would print the overrides before the error gets here
-            if swept:
+            if job.sweep is not None:
                 raise
             failures.append(error)
             return None
 
-    sys.argv = ["fwrnn train", *_checked(argv)]
+    sys.argv = ["fwrnn train", *checked(argv)]
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     try:
         entry(guarded)()
@@ -192,6 +109,27 @@ def run_with_hydra(
         raise failures[0]
 
 
+def _job(config: DictConfig) -> Job:
+    """The job that Hydra is about to have done."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from fwrnn.commands.hydra_callback import side_by_side
+
+    now = HydraConfig.get()
+    return Job(
+        config,
+        Path(os.path.relpath(now.runtime.output_dir)),
+        list(now.overrides.task),
+        any(word.startswith("hydra.run.dir=") for word in now.overrides.hydra)
+        or now.runtime.choices.get("experiment") is not None,
+        Path(os.path.relpath(now.sweep.dir, now.runtime.cwd))
+        if now.mode == RunMode.MULTIRUN
+        else None,
+        side_by_side(now.launcher),
+    )
+
+
 def planned(argv: list[str]) -> list[list[str]]:
     """The overrides of each job of a sweep over a grid; [] where only Hydra can tell."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -199,7 +137,7 @@ def planned(argv: list[str]) -> list[list[str]]:
 
     if any(word.startswith("hydra/sweeper=") for word in argv):
         return []
-    words = [word for word in _checked(argv) if word[0] != "-" and not word.startswith("hydra")]
+    words = [word for word in checked(argv) if word[0] != "-" and not word.startswith("hydra")]
     try:
         overrides = OverridesParser.create().parse_overrides(words)
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
@@ -208,60 +146,13 @@ def planned(argv: list[str]) -> list[list[str]]:
     return [list(job) for job in jobs]
 
 
-def check_recorded(words: list[str]) -> None:
-    """Refuse what in a recorded command would do more than train: whoever wrote it may be a
-    stranger, and Hydra imports and calls what it is told to, and reads files wherever they lie.
-
-    Raises:
-        UserError: a word that is not a plain setting of ours.
-    """
-    from fwrnn.learning.assembly import is_cache
-
-    options = {**group_options(), **_HYDRA_GROUPS}
-    keys = {*known_keys(), "trial", *_HYDRA_KEYS} - {"resume"}
-    plain = {key for key in keys if key.rpartition(".")[2] not in _INTERNALS}
-    for word in words:
-        key, _, value = word.lstrip("+").partition("=")
-        chosen = re.sub(r"^choice\((.*)\)$", r"\1", value).split(",")
-        if key in options:
-            known = {option.strip(" '\"") for option in chosen} <= {*options[key], "null"}
-        elif key == "hydra.sweep.subdir":  # which is to lie below the sweep's folder
-            known = (
-                re.fullmatch(r"([\w=+/-]|\.(?!\.)|\$\{(seed|trial)\})+", value) and value[0] != "/"
-            )
-        elif key == "task.cache_dir":
-            known = value == "null" or is_cache(value)
-        else:
-            known = key in plain and not re.search(r"\$\{(?![\w.]+\})", value)
-        if not known and word not in ("-m", "--multirun"):
-            raise UserError(
-                f"'{word}' in the recorded command does more than choose what to train; where you "
-                "trust it, give the command yourself"
-            )
-
-
-_HYDRA_GROUPS = {
-    "hydra/launcher": ["basic", "joblib", "cores", "submitit_local", "submitit_slurm", "slurm"],
-    "hydra/sweeper": ["basic", "optuna"],
-}
-_HYDRA_KEYS = {"hydra.sweep.dir"}
-_HYDRA_KEYS |= {f"hydra.sweeper.{name}" for name in ("n_trials", "n_jobs", "sampler.seed")}
-_HYDRA_KEYS |= {
-    f"hydra.launcher.{name}"
-    for name in (
-        "n_jobs", "partition", "account", "qos", "constraint", "timeout_min", "max_num_timeout",
-        "cpus_per_task", "gpus_per_node", "mem_gb", "array_parallelism", "signal_delay_s",
-    )
-}  # fmt: skip
-
-
 def compose_config(*overrides: str) -> Config:
     """The checked configuration that ``fwrnn train`` would run with these overrides.
 
     Raises:
         UserError: an override or a configuration is wrong.
     """
-    return read_config(_composed(overrides))
+    return read_config(composed(overrides))
 
 
 def settings(argv: list[str]) -> dict[str, Any]:
@@ -274,7 +165,7 @@ def settings(argv: list[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     found = {}
-    for word in _checked(argv):
+    for word in checked(argv):
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
@@ -283,126 +174,6 @@ def settings(argv: list[str]) -> dict[str, Any]:
             raise UserError(f"'{word}' is not one value; give KEY=VALUE")
         found[override.key_or_group] = override.value()
     return found
-
-
-def help_text(argv: list[str]) -> str:
-    """What ``fwrnn train`` takes, and what it would run with ``argv``, each key explained.
-
-    Of a sweep it is about the first job.
-
-    Raises:
-        UserError: an override is wrong, or what is chosen does not go together, with any task if
-            ``argv`` chooses none.
-    """
-    words = [word for word in _checked(argv) if word[0] != "-"]
-    if {"-m", "--multirun"} & set(argv):
-        words = next(iter(planned(argv)), words)
-    config, note = _fitting(words)
-    chosen = config.hydra.runtime.choices
-    lines = [
-        HEADER,
-        *(f"  {group + '=':<12}{', '.join(names)}" for group, names in group_options().items()),
-        *note,
-    ]
-    for group in GROUPS:
-        comments, title = _comments(f"{group}/{chosen[group]}")
-        lines += ["", f"{group}={chosen[group]}: {' '.join(title)}"]
-        values = {key: config[group][key] for key in config[group] if key not in _INTERNALS}
-        lines += _explained(f"{group}.", values, comments)
-    comments, _ = _comments("config")
-    control = chosen.control or "none"
-    _, title = _comments(f"control/{control}")
-    values = {key: config[key] for key in ("seed", "device", "threads", "resume")}
-    lines += ["", f"control={control}: {' '.join(title)}", ""]
-    return "\n".join([*lines, *_explained("", values, comments), "", FOOTER])
-
-
-def _fitting(words: list[str]) -> tuple[DictConfig, list[str]]:
-    """What Hydra composes, checked as for training; and what help says of it beforehand.
-
-    Who asks what a model or a trainer takes need not know for which tasks it is: if ``words`` have
-    none, and it is not for the default, it is shown with the first that it is for.
-    """
-    try:
-        return _composed_checked(words), []
-    except UserError as error:
-        if any(word.lstrip("+").startswith("task=") for word in words):
-            raise
-        for task in TASKS:
-            with suppress(UserError):
-                config = _composed_checked([*words, f"task={task}"])
-                return config, ["", f"Shown with task={task}, as without it: {error}"]
-        raise
-
-
-def _composed_checked(words: list[str]) -> DictConfig:
-    config = _composed(words, with_hydra=True)
-    read_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    return config
-
-
-_INTERNALS = {"name", "core"}  # which choosing the option sets
-
-
-def group_options() -> dict[str, list[str]]:
-    """What can be chosen of each group, brought by other packages too."""
-    found = {}
-    for group in (*GROUPS, "control", "experiment"):
-        folders = (folder / group for folder in _conf_dirs())
-        found[group] = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    return found
-
-
-HEADER = """\
-fwrnn train: train a model on a task, test it once, and log to TensorBoard.
-
-usage: fwrnn train [GROUP=OPTION …] [KEY=VALUE …]        -m before them: a sweep over KEY=A,B,C
-"""
-FOOTER = """\
-Examples:
-  fwrnn train task=assoc_retrieval
-  fwrnn train model=lstm model.hidden_size=100 seed=1
-  fwrnn train task=mnist_glimpses model.hidden_size=200
-  fwrnn train -m control=none,no_memory,folded seed=0,1
-  fwrnn train resume=outputs/runs/RUN
-
-More: --help task=catch (what it takes), --cfg job (the configuration, without running it),
---hydra-help (Hydra's own options)"""
-
-
-def _explained(prefix: str, values: dict, comments: dict[str, str]) -> list[str]:
-    """A line for every key, as one would set it, with its comment behind it."""
-    rows = {key: f"  {prefix}{key}={_as_set(value)}" for key, value in values.items()}
-    width = max(len(row) for row in rows.values() if len(row) < 40)
-    return [
-        f"{row:<{width}}   # {comments[key]}" if key in comments else row
-        for key, row in rows.items()
-    ]
-
-
-def _as_set(value: Any) -> str:
-    """A value as it is written on the command line."""
-    if isinstance(value, ListConfig):
-        return f"[{','.join(map(_as_set, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _comments(name: str) -> tuple[dict[str, str], list[str]]:
-    """What a configuration's file, and those that it is made from, say of each key and at first."""
-    path = next(path for folder in _conf_dirs() if (path := folder / f"{name}.yaml").is_file())
-    text, comments = path.read_text(encoding="utf-8"), {}
-    for shared in re.findall(r"^  - /?([\w/]+)@_here_$", text, re.M):
-        comments |= _comments(shared)[0]
-    comments |= dict(re.findall(r"^(\w+):.*?\s# ?(.*)$", text, re.M))
-    title = re.match(r"(?:#.*\n)*", text)
-    assert title is not None  # which may be empty
-    return comments, re.findall(r"^#(?! ?@) ?(.+)$", title.group(), re.M)
-
-
-def _conf_dirs() -> tuple[Path, ...]:
-    return conf_dir(), *brought_configurations()
 
 
 @cache
@@ -419,7 +190,7 @@ def _find_brought_configurations() -> None:
     Plugins.instance().register(Brought)
 
 
-def _composed(overrides, with_hydra: bool = False) -> DictConfig:
+def composed(overrides, with_hydra: bool = False) -> DictConfig:
     """What Hydra composes; if asked for, its own settings among it."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
@@ -432,7 +203,7 @@ def _composed(overrides, with_hydra: bool = False) -> DictConfig:
         raise UserError(explain(error)) from error
 
 
-def _checked(argv: list[str]) -> list[str]:
+def checked(argv: list[str]) -> list[str]:
     """Options before overrides, the one order that Hydra's parser reads; both looked at first."""
     from hydra._internal.utils import get_args_parser
 

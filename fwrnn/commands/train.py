@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING
 
-from fwrnn.commands.composition import Job, help_text, planned, run_with_hydra, settings
+from fwrnn.commands.composition import Job, planned, run_with_hydra, settings
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.config import Config, changed, migrated, read_config
 from fwrnn.console import in_file, on_terminal
@@ -31,6 +31,8 @@ log = logging.getLogger("fwrnn")
 def main(argv: list[str]) -> int:
     """Run or resume, once or as a sweep, as ``argv`` says."""
     if "--help" in argv or "-h" in argv:
+        from fwrnn.commands.train_help import help_text
+
         print(help_text([word for word in argv if word not in ("--help", "-h")]))
         return 0
     given = [word for word in argv if word.lstrip("+").startswith("resume=")]

@@ -1,7 +1,7 @@
 """A checked configuration from overrides, as the command line would make it."""
 
-from fwrnn.commands.composition import _composed
 from fwrnn.commands.composition import compose_config as compose
+from fwrnn.commands.composition import composed
 from fwrnn.config import read_config
 from fwrnn.models.schema import ModelConfig
 
@@ -10,4 +10,4 @@ __all__ = ["compose", "model_config"]
 
 def model_config(*overrides: str) -> ModelConfig:
     """The model's part alone, whatever task it is for."""
-    return read_config(_composed(overrides), groups=("model",)).model
+    return read_config(composed(overrides), groups=("model",)).model

@@ -10,7 +10,7 @@ import torch
 from fwrnn.benchmarks import suites
 from fwrnn.cli import main
 from fwrnn.commands import bench
-from fwrnn.commands.composition import conf_dir
+from fwrnn.commands.options import conf_dir
 from tests.benchmarks.tiny import TINY
 from tests.conftest import TINY as TINY_RUN
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fwrnn.cli import main
-from fwrnn.commands.composition import conf_dir
+from fwrnn.commands.options import conf_dir
 from fwrnn.commands.train import resumed_config, train
 from fwrnn.config import CORES, TASKS, migrated, read_config
 from fwrnn.errors import UserError

@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from fwrnn.cli import main
-from fwrnn.commands.composition import _draw
+from fwrnn.commands.resolvers import _draw
 from tests.commands.compose import compose
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,8 @@ from hydra.errors import MissingConfigException
 
 from fwrnn.cli import main
 from fwrnn.commands import sweeps
-from fwrnn.commands.composition import check_recorded, explain, planned
+from fwrnn.commands.composition import explain, planned
+from fwrnn.commands.sweep import check_recorded
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.errors import RunFailed
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fwrnn import files
-from fwrnn.commands.composition import Job, _composed
+from fwrnn.commands.composition import Job, composed
 from fwrnn.commands.train import _start, train
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import write_whole
@@ -198,8 +198,8 @@ def test_a_folder_is_for_one_process(tiny, tmp_path):
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tiny, tmp_path, monkeypatch):
     program = "import sys; from pathlib import Path; from fwrnn.commands.train import _start; "
-    program += "from fwrnn.commands.composition import Job, _composed; "
-    program += "_start(Job(_composed(sys.argv[1:]), Path('second'), [], False, None, False))"
+    program += "from fwrnn.commands.composition import Job, composed; "
+    program += "_start(Job(composed(sys.argv[1:]), Path('second'), [], False, None, False))"
     program += "; assert 'torch._dynamo' not in sys.modules"  # as long to import as all the rest
     short = [*tiny, "trainer.max_updates=1"]
     running = [
@@ -213,7 +213,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(tiny, tmp_path, monke
         _, error = process.communicate()
         assert process.returncode == 0, error.decode()
     monkeypatch.chdir(tmp_path)
-    _start(Job(_composed([*short, "seed=2"]), Path("second"), [], False, None, False))
+    _start(Job(composed([*short, "seed=2"]), Path("second"), [], False, None, False))
     metrics = sorted(tmp_path.rglob("metrics.json"))
     assert [path.parent.name for path in metrics] == ["second", "second_2", "second_3"]
     seeds = {json.loads(path.read_text(encoding="utf-8"))["seed"] for path in metrics}

@@ -1,0 +1,81 @@
+"""What configurations may compute, such as ``${by:…}``: OmegaConf's resolvers, by name."""
+
+import hashlib
+import math
+import re
+from itertools import chain, count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fwrnn.config import network_label
+
+
+def register() -> None:
+    """Have OmegaConf know them."""
+    for name, resolver in (
+        ("by", _by),
+        ("draw", _draw),
+        ("label", network_label),
+        ("run_name", _run_name),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    OmegaConf.register_new_resolver("unused", _unused, replace=True, use_cache=True)
+
+
+def _by(choice: str, values: DictConfig) -> Any:
+    """``${by:${task.dataset},{mnist:15600,digits:4000}}``: a value that depends on another key.
+
+    An unknown choice gets the first value: the key that it came from is complained about later.
+    """
+    return values.get(str(choice), next(iter(values.values())))
+
+
+def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
+    """``${draw:${trial},learning_rate,loguniform,1e-4,1e-2}``: a value for random search.
+
+    The same for the same trial and name, everywhere. ``kind`` is "uniform" or "loguniform" between
+    two numbers, or "choice" among any.
+    """
+    random = Random(f"{trial} {name}")
+    if kind == "choice":
+        return random.choice(values)
+    low, high = values
+    if kind == "loguniform":
+        return float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.4g}")
+    if kind == "uniform":
+        return float(f"{random.uniform(low, high):.4g}")
+    raise ValueError(f"draw knows uniform, loguniform and choice, got '{kind}'")
+
+
+def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
+    """``${run_name:…}``: a folder's name, which says in what a run differs from the defaults."""
+    named = {"model", "control", "model.hidden_size", "seed", "experiment", "threads", "device"}
+    pairs = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}  # the last holds
+    parts = [f"{label}-{units}"]
+    for key, value in pairs.items():
+        if key.lstrip("+") not in named and not key.endswith("_dir"):
+            short = "" if key == "task" else f"{key.rpartition('.')[2].lstrip('+')}="
+            parts.append(short + re.sub(r"[^\w.=+-]+", "-", value))
+    name = "_".join([*parts, f"seed{seed}"])
+    if len(name) > 160:  # as much as file systems take, and TensorBoard shows
+        name = f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def _unused(folder: str) -> str:
+    """``${unused:outputs/sweeps/${now:…}}``: that folder, or with _2, _3, … if there is one; made.
+
+    Two sweeps may begin in the same second, and a clock may be set back.
+    """
+    for name in chain([folder], (f"{folder}_{k}" for k in count(2))):
+        try:
+            Path(name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # who writes there will say so
+            pass
+        return name
+    raise AssertionError("there is always a next number")
