@@ -378,7 +378,8 @@ class FastWeightsRNN(_FastWeightsModule):
         - output: the last layer's h(t) at every step, (T, B, D·H), in the input's form.
         - state: the ``FastWeightsState`` after the last step of each sequence, named tuples of
           tensors. Where code for ``nn.RNN`` has ``h``, this has ``state.hidden``; A is
-          ``state.memory.matrix()``.
+          ``state.memory.matrix()``. ``state.reset(ended)`` has sequences begin anew,
+          ``FastWeightsState.cat(states)`` joins batches, whatever their ages.
 
     Under autocast, outputs and states keep the dtype of the parameters.
 
@@ -534,7 +535,7 @@ class FastWeightsRNN(_FastWeightsModule):
             order = input.sorted_indices
             if order is not None:
                 output, lengths = output[:, order], lengths[order]
-            steps = torch.arange(len(output), device=output.device).unsqueeze(-1)
+            steps = torch.arange(output.shape[0], device=output.device).unsqueeze(-1)
             return input._replace(data=output[steps < lengths])
         if input.dim() == 2:
             return output.squeeze(1)
@@ -621,7 +622,7 @@ def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """Each sequence of (T, B, ·) from its own last step to its first; padding stays behind it."""
     if lengths is None:
         return sequence.flip(0)
-    steps = torch.arange(len(sequence), device=sequence.device).unsqueeze(-1)
+    steps = torch.arange(sequence.shape[0], device=sequence.device).unsqueeze(-1)
     source = torch.where(steps < lengths, lengths - 1 - steps, steps)
     return sequence.gather(0, source.unsqueeze(-1).expand_as(sequence))
 

@@ -3,15 +3,18 @@
 Both are named tuples of tensors, so whatever PyTorch does to tuples of tensors it does to them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fwrnn.layers import equations
 from fwrnn.rule import Rule
+
+is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
 
 def _missing(data: tuple, name: str, instead: str) -> AttributeError:
@@ -81,13 +84,16 @@ class FastMemory(NamedTuple):
 
     def matrix(self) -> Tensor:
         """A, (…, B, H, H): H times as many numbers as there are units."""
-        faded = self.fade[..., None, None] * self.folded
-        if self.written.shape[-2] == 0:
-            units = self.written.shape[-1]
+        units, folded = self.written.shape[-1], self.folded
+        if is_tracing():  # a branch would be taken for good, whatever memory comes later
+            missing = units - folded.shape[-1]
+            folded = F.pad(folded, (0, missing, 0, missing))
+        faded = self.fade[..., None, None] * folded
+        if self.written.shape[-2] == 0 and not is_tracing():
             return faded if self.is_folded() else faded.new_zeros(*self.fade.shape, units, units)
         weighted = self.written * self.strengths.unsqueeze(-1)
         total = (weighted.transpose(-1, -2) @ self.written).to(self.written.dtype)
-        return total + faded if self.is_folded() else total
+        return total + faded if is_tracing() or self.is_folded() else total
 
     def read(self, query: Tensor) -> Tensor:
         """A q for queries (…, B, H), equation 4: attention over what was written."""
@@ -123,6 +129,9 @@ class FastWeightsState(NamedTuple):
     ``hidden`` (…, B, H) is h(t) and ``memory`` the ``FastMemory`` A(t), after h(t) was written;
     ``memory.matrix()`` is A as a tensor. In every tensor of it the sequences of a batch lie along
     the dimension along which they lie in ``hidden``.
+
+    How much was written is in the tensors' shapes. ``as_matrix()`` has the same for all: for what
+    keeps to the shapes that it was made with, as exported programs do.
     """
 
     hidden: Tensor
@@ -133,6 +142,15 @@ class FastWeightsState(NamedTuple):
         def __getattr__(self, name):
             of = "the state is a FastWeightsState(hidden, memory)"
             raise _missing(self, name, f"{of}; for nn.RNN's h write state.hidden")
+
+        def __mul__(self, factor):  # which would repeat the tuple
+            raise TypeError(
+                "a state is not multiplied, got one times "
+                f"{type(factor).__name__}; state.reset(ended) begins sequences anew, and "
+                "state.map(function) changes every tensor"
+            )
+
+        __rmul__ = __mul__
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "FastWeightsState":
         """The state of what ``function`` makes of each tensor."""
@@ -150,10 +168,41 @@ class FastWeightsState(NamedTuple):
         """A copy of all tensors."""
         return self.map(Tensor.clone)
 
+    def as_matrix(self) -> "FastWeightsState":
+        """The same with the memory as a matrix: of one shape, however much was written."""
+        return FastWeightsState(self.hidden, FastMemory.from_matrix(self.memory.matrix()))
+
+    @staticmethod
+    def cat(states: "Iterable[FastWeightsState]") -> "FastWeightsState":
+        """The state of several batches, one after another. They may differ in age; as matrices,
+        then."""
+        states = list(states)
+        sizes = [(each.memory.written.shape[-2], each.memory.is_folded()) for each in states]
+        if len(set(sizes)) > 1:
+            states = [state.as_matrix() for state in states]
+        hidden, *memory = (
+            torch.cat(parts, states[0]._batch_dimension())
+            for parts in zip(*((each.hidden, *each.memory) for each in states), strict=True)
+        )
+        return FastWeightsState(hidden, FastMemory(*memory))
+
+    def reset(self, ended: Tensor) -> "FastWeightsState":
+        """Zeros for the sequences for which ``ended`` (B), a mask, is True: they begin anew."""
+        before = self._batch_dimension() + 1
+        mask = torch.as_tensor(ended, device=self.hidden.device)
+
+        def cleared(part: Tensor) -> Tensor:
+            return part.masked_fill(mask.view(-1, *(1,) * (part.dim() - before)), 0)
+
+        return self.map(cleared)
+
     def index_batch(self, index) -> "FastWeightsState":
         """The state of some sequences: ``index`` is an int, slice, list, index or mask tensor."""
-        dimension = self.memory.fade.dim() - 1
-        return self.map(lambda tensor: tensor[(slice(None),) * dimension + (index,)])
+        before = (slice(None),) * self._batch_dimension()
+        return self.map(lambda tensor: tensor[(*before, index)])
+
+    def _batch_dimension(self) -> int:
+        return self.memory.fade.dim() - 1
 
 
 # An exported program can then be saved. There is only a private name for it yet.

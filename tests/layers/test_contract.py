@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import scatter_gather
 from torch.nn.utils import parametrizations, prune
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
@@ -27,6 +28,14 @@ Make = Callable[..., nn.Module]
 OURS = {name: partial(FastWeightsRNN, backend=name) for name in ("auto", *BACKENDS)}
 CASES: dict[str, Callable[[Make], object]] = {}
 REMEDIES = {"re-entrant checkpoint": "use use_reentrant=False"}
+REFUSED = {  # by nn.RNN, too
+    "other dtype of the input", "other dtype of the state", "no steps", "wrong input size",
+    "input on another device", "state on another device",
+}  # fmt: skip
+OURS_ALONE = {  # what nn.RNN cannot
+    "skip init", "ensemble by vmap", "gradients per sequence", "export", "compile",
+    "export under autocast",
+}  # fmt: skip
 
 
 def case(function):
@@ -40,6 +49,14 @@ def hidden(state) -> Tensor:
 
 def x(*shape: int, **settings) -> Tensor:
     return torch.randn(*(shape or (5, 2, 3)), **settings)
+
+
+@torch.no_grad()
+def stirred(layer: nn.Module) -> nn.Module:
+    """As after some training, so that what is read counts."""
+    for parameter in layer.parameters():
+        parameter += 0.3 * torch.randn_like(parameter)
+    return layer
 
 
 def trained(layer: nn.Module, *inputs) -> list:
@@ -448,6 +465,79 @@ def trace(make):
 
 
 @case
+def trace_with_a_state(make):
+    """Traced from one state, whatever its kind, it takes any other, and its own."""
+    layer = stirred(make(3, 4, 2)).requires_grad_(False)
+    states = [layer(x(steps, 2, 3))[1] for steps in (2, 9)]
+    if isinstance(layer, FastWeightsRNN):
+        states += [layer.initial_state(2), states[0].as_matrix()]
+    for start in states:
+        traced = torch.jit.trace(layer, (x(1, 2, 3), start), check_trace=False)
+        for state in states:
+            given = state
+            for steps in (3, 1, 1, 4, 1):
+                inputs = x(steps, 2, 3)
+                output, given = traced(inputs, given)
+                wanted, state = layer(inputs, state)
+                torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+    return output
+
+
+@case
+def trace_of_packed_sequences(make):
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = make(3, 4, bidirectional=True)
+
+        def forward(self, inputs, lengths):
+            packed = pack_padded_sequence(inputs, lengths, enforce_sorted=False)
+            return pad_packed_sequence(self.layer(packed)[0])[0]
+
+    padded = Padded()
+    inputs, lengths = x(7, 2, 3), torch.tensor([2, 7])
+    traced = torch.jit.trace(padded, (x(1, 2, 3), torch.tensor([1, 1])), check_trace=False)
+    torch.testing.assert_close(traced(inputs, lengths), padded(inputs, lengths))
+    return traced(inputs, lengths)
+
+
+@case
+def export_under_autocast(make):
+    layer, inputs = make(3, 4).eval(), x()
+
+    class Cast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, inputs):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.layer(inputs)[0].float()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        program = torch.export.export(layer, (inputs,)).module()
+    outputs = [program(inputs)[0]]
+    outputs += [torch.export.export(Cast(), (inputs,), strict=s).module()(inputs) for s in (0, 1)]
+    for output in outputs:
+        torch.testing.assert_close(output, layer(inputs)[0], rtol=0.02, atol=0.02)
+    return outputs
+
+
+@case
+def export_that_goes_on(make):
+    layer = stirred(make(3, 4)).requires_grad_(False)
+    state = layer(x(2, 2, 3))[1]
+    given = state.as_matrix() if isinstance(layer, FastWeightsRNN) else state
+    program = torch.export.export(layer, (x(1, 2, 3), given)).module()
+    for _ in range(6):
+        inputs = x(1, 2, 3)
+        output, given = program(inputs, given)
+        wanted, state = layer(inputs, state)
+        torch.testing.assert_close(output, wanted, rtol=1e-4, atol=1e-5)
+    return output
+
+
+@case
 def export(make):
     layer, inputs = make(3, 4), x()
     anything = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
@@ -471,6 +561,52 @@ def compile(make):
         torch.testing.assert_close(output, layer(inputs)[0], rtol=1e-4, atol=1e-5)
         hidden(state).sum().backward()
     return output, layer.weight_hh_l0.grad
+
+
+def gradients(make):
+    """A function that ``torch.func`` differentiates, and what it is called with."""
+    layer = stirred(make(3, 4))
+    parameters = {name: each.detach() for name, each in layer.named_parameters()}
+
+    def loss(parameters, inputs):
+        return torch.func.functional_call(layer, parameters, (inputs,))[0].sin().sum()
+
+    return torch.func.grad(loss), parameters, x()
+
+
+@case
+def compile_of_a_gradient(make):
+    torch._dynamo.reset()
+    function, *given = gradients(make)
+    # A function of our own, as PyTorch's is not looked into.
+    found = torch.compile(lambda *given: function(*given), backend="aot_eager")(*given)
+    torch.testing.assert_close(found, function(*given), rtol=1e-4, atol=1e-5)
+    return [found[name] for name in SHARED]
+
+
+@case
+def graph_of_a_gradient(make):
+    function, *given = gradients(make)
+    found = make_fx(function)(*given)(*given)
+    torch.testing.assert_close(found, function(*given), rtol=1e-4, atol=1e-5)
+    return [found[name] for name in SHARED]
+
+
+@case
+def saved_tensors_of_another_layout(make):
+    # Of ours all tensors that are saved are read, then.
+    rare = {} if make is nn.RNN else {"inner_start": "previous"}
+    layer, inputs = stirred(make(3, 4, **rare)), x(60, 2, 3)
+    wanted = trained(layer, inputs)
+    layer.zero_grad()
+
+    def turned(tensor):
+        return tensor.detach().transpose(0, -1) if tensor.dim() > 1 else tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: turned(t).contiguous(), turned):
+        found = trained(layer, inputs)
+    torch.testing.assert_close(found, wanted)
+    return found
 
 
 def shapes(result):
@@ -502,9 +638,12 @@ def test_is_as_with_nn_rnn(name, backend, theirs):
     wanted, found = theirs[name], attempt(CASES[name], OURS[backend])
     if name in REMEDIES:
         assert REMEDIES[name] in str(found)
-    elif isinstance(wanted, Exception):
-        # What it refuses we may do; if not, in a line that says what was wrong.
-        assert not isinstance(found, Exception) or len(str(found)) > 20
+    elif name in REFUSED:
+        assert isinstance(wanted, Exception)
+        assert isinstance(found, Exception) and len(str(found)) > 20
+    elif name in OURS_ALONE:
+        assert isinstance(wanted, Exception)
+        assert not isinstance(found, Exception), repr(found)
     else:
         assert not isinstance(found, Exception), repr(found)
         assert found == wanted

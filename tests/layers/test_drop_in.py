@@ -93,6 +93,37 @@ def test_packed_padding_gets_no_gradient():
     assert x.grad[:2, 1].abs().sum() > 0
 
 
+def test_states_of_several_ages_are_joined_and_begin_anew():
+    layer = FastWeightsRNN(5, 7, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    cell, x = FastWeightsRNNCell(5, 7), torch.randn(4, 5, 5)
+    states = [layer(torch.randn(steps, batch, 5))[1] for steps, batch in ((3, 2), (20, 3))]
+    joined = FastWeightsState.cat(states)
+    both, last = layer(x, joined)
+    for state, part in zip(states, (slice(0, 2), slice(2, 5)), strict=True):
+        alone, end = layer(x[:, part], state)
+        torch.testing.assert_close(both[:, part], alone)
+        torch.testing.assert_close(tensors(last.index_batch(part)), tensors(end))
+    same_age = FastWeightsState.cat([states[0], states[0].clone()])
+    assert not same_age.memory.is_folded()
+    spoiled = joined.map(lambda part: part.index_fill(1, torch.tensor([1]), torch.nan))
+    ended = torch.tensor([False, True, False, False, True])
+    for mask in (ended, ended.numpy()):
+        output, _ = layer(x, spoiled.reset(mask))
+        torch.testing.assert_close(output[:, ~ended], both[:, ~ended])
+        torch.testing.assert_close(output[:, ended], layer(x[:, ended])[0])
+    ages = [cell(x[0]), cell(x[1], cell(x[0]))]
+    found = cell(torch.cat([x[2], x[3]]), FastWeightsState.cat(ages).reset(torch.arange(10) == 3))
+    torch.testing.assert_close(found.hidden[5:], cell(x[3], ages[1]).hidden)
+    torch.testing.assert_close(found.hidden[3], cell(x[2]).hidden[3])
+    with pytest.raises(TypeError, match="reset"):
+        joined * ended.unsqueeze(-1)
+    with pytest.raises(TypeError, match="reset"):
+        ended.unsqueeze(-1) * joined
+
+
 def test_state_can_be_detached_moved_and_indexed():
     layer = FastWeightsRNN(5, 7)
     _, state = layer(torch.randn(6, 4, 5))

@@ -119,6 +119,12 @@ def test_onnxruntime_repeats_the_numbers(tmp_path, settings):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_exporter_that_traces_is_told_to_give_way():
+    with pytest.raises(RuntimeError, match="use dynamo=True"):
+        torch.onnx.export(FastWeightsRNN(3, 4), (torch.randn(5, 2, 3),), io.BytesIO(), dynamo=False)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_an_exported_program_says_that_it_has_no_gradients():
     program = torch.export.export(FastWeightsRNN(3, 4), (torch.randn(5, 2, 3),)).module()
     with pytest.raises(RuntimeError, match="does not require grad"):

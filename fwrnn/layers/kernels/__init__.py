@@ -7,6 +7,7 @@ A new form in PyTorch operations is one function such as ``eager.matrix`` and on
 before any of them, by ``steps``.
 """
 
+from contextlib import nullcontext
 from functools import lru_cache, partial
 
 import torch
@@ -16,7 +17,7 @@ from fwrnn.layers import equations
 from fwrnn.layers.equations import InputWeights, SlowWeights
 from fwrnn.layers.kernels import operators, scan, trial
 from fwrnn.layers.kernels.operators import EAGER, FUSED
-from fwrnn.layers.memory import FastMemory
+from fwrnn.layers.memory import FastMemory, is_tracing
 from fwrnn.rule import BACKENDS, Rule, one_of
 
 INSTEAD = "backend='auto' takes PyTorch operations in its place, backend={!r} insists on it"
@@ -50,7 +51,7 @@ def choose(
     """
     if backend in EAGER:
         return backend
-    if backend == "auto" and sequence.shape[0] == 1:
+    if backend == "auto" and not is_tracing() and sequence.shape[0] == 1:
         few = memory is None or not (memory.is_folded() or memory.outgrows(1))
         return "attention" if few else "matrix"
     # The fade, of the same device and dtype, stands for the matrix that will be made.
@@ -102,15 +103,28 @@ def recurrence(
         may be changed in place; and the memory after the last write.
     """
     check(backend)
-    if memory is not None and memory.is_empty():
+    if is_tracing() and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "fast weights cannot be exported by torch.onnx.export(…, dynamo=False), which traces; "
+            "use dynamo=True"
+        )
+    if memory is not None and not is_tracing() and memory.is_empty():
         memory = None
     if _is_exporting():
-        drive = inputs.drive(sequence)
-        states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
+        # What goes round in a scan keeps its dtype, so that autocast has no part in it.
+        device = hidden.device.type
+        casts = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if casts else nullcontext():
+            drive = inputs.drive(sequence.to(hidden.dtype))
+            states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
         return states, states[-1], memory
     form = choose(backend, sequence, hidden, memory, slow, rule, lengths)
-    steps = sequence.shape[0]
-    if form in EAGER and (steps == 1 or not torch.compiler.is_compiling()):
+    steps, transformed = sequence.shape[0], operators.is_transformed()
+    if transformed and form in FUSED:
+        form = "attention"
+    # Traced and compiled programs have no loops of their own, which would be of this length alone.
+    inline = transformed or not torch.compiler.is_compiling()
+    if form in EAGER and not is_tracing() and (inline or steps == 1):
         if memory is None:
             memory = FastMemory.empty(hidden)
         elif form == "attention" and (memory.written.shape[-2] == 0 or memory.outgrows(steps)):

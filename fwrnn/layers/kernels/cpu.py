@@ -162,7 +162,7 @@ def backward(
     grad_gains = [None if gain is None else trail.new_empty(units) for gain in learned]
     by_block = empty(trail, plan.blocks, len(learned), units)
     inputs = (
-        None, plan.by_lane(lengths), None, *_contiguous(memory, *slow), None, trail,
+        None, plan.by_lane(lengths), None, *_contiguous(memory, *slow), None, trail.contiguous(),
         saved.contiguous(),
     )  # fmt: skip
     grads = grad_states, grad_drive, grad_hidden, grad_memory, by_block, *grad_gains

@@ -185,10 +185,10 @@ def backward(
     """
     from fwrnn.layers.kernels import triton_loops
 
-    states = trail[1:]
+    states = trail.contiguous()[1:]  # whatever hooks for saved tensors gave back
     steps, batch, size = states.shape
     constants = _constants(memory, slow, rule, lengths)
-    parts = saved.split(_part_sizes(steps, batch, size, constants))
+    parts = saved.contiguous().split(_part_sizes(steps, batch, size, constants))
     queries = parts[0].view(steps * constants["S"], batch, size)
     grad_drive, grad_hidden = torch.empty_like(states), torch.empty_like(trail[0])
     grad_reads = _new(states, lengths, *queries.shape)

@@ -18,11 +18,10 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage] (it is documented)
 
 from fwrnn.layers.equations import InputWeights, SlowWeights, may_be_dual
 from fwrnn.layers.kernels import cpu, eager, gpu, products
-from fwrnn.layers.memory import FastMemory
+from fwrnn.layers.memory import FastMemory, is_tracing
 from fwrnn.rule import Rule
 
 EAGER = {"matrix": eager.matrix, "attention": eager.attention}
@@ -118,8 +117,24 @@ def is_observed(first: Tensor, *others: Tensor | None) -> bool:
     for x in others:
         if x is not None and type(x) not in PLAIN:
             return True
+    return _is_recorded()
+
+
+def _is_recorded() -> bool:
     tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
     return tracer is not None and tracer.get_proxy_mode() is not None
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` transforms a program that somebody records.
+
+    PyTorch has no rules for how to transform an operator that is not its own.
+    """
+    return _are_transforms_active() and (torch.compiler.is_compiling() or _is_recorded())
+
+
+# A private name, as there is no public one up to PyTorch 2.13; nobody else here needs it.
+_are_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
 def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
