@@ -163,7 +163,7 @@ class _Plan:
         cpu.run_team(self.loops[which], argument.buffer_info()[0], threads)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=2048)  # a stream has a shape for every step until it is folded
 def _plan(rule: Rule, scale: float, dtype: torch.dtype, shapes: tuple) -> _Plan | None:
     """The plan, made once, and not before the loops have passed their ``trial``."""
     if dtype not in cpu.DTYPES or rule.inner_start == "normalised" or not cpu.is_installed():
