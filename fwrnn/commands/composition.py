@@ -1,4 +1,5 @@
-"""From a command line to a configuration, by Hydra, which only this and ``hydra_callback`` know."""
+"""From a command line to a configuration, by Hydra, which only this and ``hydra_callback``
+import."""
 
 import os
 import re
@@ -117,16 +118,15 @@ def _job(config: DictConfig) -> Job:
     from fwrnn.commands.hydra_callback import side_by_side
 
     now = HydraConfig.get()
+    swept = now.mode == RunMode.MULTIRUN
     return Job(
         config,
-        Path(os.path.relpath(now.runtime.output_dir)),
-        list(now.overrides.task),
-        any(word.startswith("hydra.run.dir=") for word in now.overrides.hydra)
+        folder=Path(os.path.relpath(now.runtime.output_dir)),
+        overrides=list(now.overrides.task),
+        chosen=any(word.startswith("hydra.run.dir=") for word in now.overrides.hydra)
         or now.runtime.choices.get("experiment") is not None,
-        Path(os.path.relpath(now.sweep.dir, now.runtime.cwd))
-        if now.mode == RunMode.MULTIRUN
-        else None,
-        side_by_side(now.launcher),
+        sweep=Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
+        among_others=side_by_side(now.launcher),
     )
 
 

@@ -17,7 +17,7 @@ def register() -> None:
     """Have OmegaConf know them."""
     for name, resolver in (
         ("by", _by),
-        ("draw", _draw),
+        ("draw", draw),
         ("label", network_label),
         ("run_name", _run_name),
     ):
@@ -33,7 +33,7 @@ def _by(choice: str, values: DictConfig) -> Any:
     return values.get(str(choice), next(iter(values.values())))
 
 
-def _draw(trial: int, name: str, kind: str, *values: Any) -> Any:
+def draw(trial: int, name: str, kind: str, *values: Any) -> Any:
     """``${draw:${trial},learning_rate,loguniform,1e-4,1e-2}``: a value for random search.
 
     The same for the same trial and name, everywhere. ``kind`` is "uniform" or "loguniform" between

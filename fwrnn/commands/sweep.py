@@ -3,9 +3,7 @@
 import re
 
 from fwrnn.commands.arguments import Parser
-from fwrnn.commands.options import INTERNALS, group_options
 from fwrnn.commands.sweeps import Sweep
-from fwrnn.config import known_keys
 from fwrnn.errors import UserError
 from fwrnn.reading import path_text
 
@@ -61,6 +59,8 @@ def check_recorded(words: list[str]) -> None:
     Raises:
         UserError: a word that is not a plain setting of ours.
     """
+    from fwrnn.commands.options import INTERNALS, group_options
+    from fwrnn.config import known_keys
     from fwrnn.learning.assembly import is_cache
 
     options = {**group_options(), **_HYDRA_GROUPS}

@@ -103,6 +103,12 @@ def may_be_dual() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
+def is_autocast(device: torch.device) -> bool:
+    """Whether operations on this device are in another precision than their inputs."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def inner_loop(
     bracket: Tensor,
     hidden: Tensor,

@@ -27,7 +27,7 @@ from fwrnn.layers.initialization import (
     uniform_outgoing_,
 )
 from fwrnn.layers.kernels import steps
-from fwrnn.layers.memory import FastMemory, FastWeightsState
+from fwrnn.layers.memory import FastMemory, FastWeightsState, is_tracing
 from fwrnn.rule import READ_GAINS, Rule, one_of
 
 _PARAMETERS = (
@@ -248,7 +248,7 @@ class _FastWeightsModule(nn.Module):
                 f"{name} has parameters on {like.device}, got {what} on {tensor.device}; "
                 "move one of them"
             )
-        if tensor.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+        if tensor.dtype != like.dtype and not equations.is_autocast(like.device):
             raise ValueError(
                 f"{name} has parameters in {like.dtype}, got {what} in {tensor.dtype}; "
                 f"convert it with .to({like.dtype}), or the module"
@@ -580,13 +580,15 @@ class FastWeightsRNN(_FastWeightsModule):
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
-        before = None if memory is None or memory.is_empty() else memory.matrix()
+        if memory is not None and memory.is_empty() and not is_tracing():
+            memory = None
+        before = None if memory is None else memory.matrix()
         states, *_ = kernels.recurrence(
             sequence, inputs, hidden[0], memory, slow, rule, backend=self.backend
         )
         # All states are known by now, so one pass over all steps at once repeats the inner loop.
         previous = torch.cat([hidden[:1], states[:-1]])
-        steps = torch.arange(len(states), device=states.device)
+        steps = torch.arange(states.shape[0], device=states.device)
         factors = equations.strengths(steps.unsqueeze(1) - 1 - steps, rule, states.dtype)
         decays = equations.decays(steps, rule, states.dtype).view(-1, 1, 1)
 
@@ -599,7 +601,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
         bracket = equations.sustained_input(inputs.drive(sequence), previous, slow)
         _, query = equations.inner_loop(bracket, previous, read, slow, rule)
-        weights = weigh(query) * (rule.inner_steps > 0)
+        weights = weigh(query) if rule.inner_steps else weigh(query) * 0
         return weights if batched else weights.squeeze(0)
 
 

@@ -25,6 +25,14 @@ def _missing(data: tuple, name: str, instead: str) -> AttributeError:
     return AttributeError(words)  # to which Python adds the name and the object
 
 
+def _not_multiplied(data: tuple, factor):
+    """In the place of a tuple's product, which would repeat it."""
+    raise TypeError(
+        f"a {type(data).__name__} is not multiplied, got one times {type(factor).__name__}; "
+        "state.reset(ended) begins sequences anew, state.map(function) changes every tensor"
+    )
+
+
 class FastMemory(NamedTuple):
     """The fast weights A as what was written into them, which is less than A while it is little:
 
@@ -47,6 +55,8 @@ class FastMemory(NamedTuple):
         def __getattr__(self, name):
             of = "the state's last part is its memory, a FastMemory; for nn.RNN's h[-1]"
             raise _missing(self, name, f"{of} write state.hidden[-1]; memory.matrix() is a tensor")
+
+        __mul__ = __rmul__ = _not_multiplied
 
     @staticmethod
     def empty(hidden: Tensor) -> "FastMemory":
@@ -130,8 +140,8 @@ class FastWeightsState(NamedTuple):
     ``memory.matrix()`` is A as a tensor. In every tensor of it the sequences of a batch lie along
     the dimension along which they lie in ``hidden``.
 
-    How much was written is in the tensors' shapes. ``as_matrix()`` has the same for all: for what
-    keeps to the shapes that it was made with, as exported programs do.
+    The tensors' shapes tell how much was written. ``as_matrix()`` gives all states one shape, for
+    programs that keep to the shapes that they were made with, as exported ones do.
     """
 
     hidden: Tensor
@@ -143,14 +153,7 @@ class FastWeightsState(NamedTuple):
             of = "the state is a FastWeightsState(hidden, memory)"
             raise _missing(self, name, f"{of}; for nn.RNN's h write state.hidden")
 
-        def __mul__(self, factor):  # which would repeat the tuple
-            raise TypeError(
-                "a state is not multiplied, got one times "
-                f"{type(factor).__name__}; state.reset(ended) begins sequences anew, and "
-                "state.map(function) changes every tensor"
-            )
-
-        __rmul__ = __mul__
+        __mul__ = __rmul__ = _not_multiplied
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "FastWeightsState":
         """The state of what ``function`` makes of each tensor."""
@@ -174,27 +177,44 @@ class FastWeightsState(NamedTuple):
 
     @staticmethod
     def cat(states: "Iterable[FastWeightsState]") -> "FastWeightsState":
-        """The state of several batches, one after another. They may differ in age; as matrices,
-        then."""
+        """Several batches as one, in their order, of the same layer; they may differ in age.
+
+        Raises:
+            ValueError: there is none, one is no batch's, or they are not of one layer.
+        """
         states = list(states)
-        sizes = [(each.memory.written.shape[-2], each.memory.is_folded()) for each in states]
-        if len(set(sizes)) > 1:
-            states = [state.as_matrix() for state in states]
-        hidden, *memory = (
-            torch.cat(parts, states[0]._batch_dimension())
-            for parts in zip(*((each.hidden, *each.memory) for each in states), strict=True)
-        )
+        kinds = list(dict.fromkeys(map(_shape_of, states)))
+        if len(kinds) != 1 or None in kinds:
+            raise ValueError(
+                "cat takes states of batches, one or more, as one layer returned them, got "
+                f"{' and '.join(kind or 'no state of a batch' for kind in kinds) or 'none'}; "
+                "leave out what is of another kind"
+            )
+        memories = _alike([state.memory for state in states])
+        each = [(state.hidden, *memory) for state, memory in zip(states, memories, strict=True)]
+        dimension = states[0]._batch_dimension()
+        hidden, *memory = (torch.cat(parts, dimension) for parts in zip(*each, strict=True))
         return FastWeightsState(hidden, FastMemory(*memory))
 
-    def reset(self, ended: Tensor) -> "FastWeightsState":
-        """Zeros for the sequences for which ``ended`` (B), a mask, is True: they begin anew."""
-        before = self._batch_dimension() + 1
-        mask = torch.as_tensor(ended, device=self.hidden.device)
+    def reset(self, ended) -> "FastWeightsState":
+        """Zeros for some sequences of a batch, which begin anew.
 
-        def cleared(part: Tensor) -> Tensor:
-            return part.masked_fill(mask.view(-1, *(1,) * (part.dim() - before)), 0)
+        ``ended`` has a bool for each, (B), as a tensor, an array or a list.
 
-        return self.map(cleared)
+        Raises:
+            ValueError: it has not.
+        """
+        mask = ended if isinstance(ended, Tensor) else torch.as_tensor(ended)
+        batch, before = self.memory.fade.shape[-1:], self._batch_dimension() + 1
+        if mask.dtype != torch.bool or not before or mask.shape != batch:
+            raise ValueError(
+                f"reset takes bools, one for each sequence of a batch, here {tuple(batch)}, got "
+                f"{mask.dtype} of shape {tuple(mask.shape)}; give (B) bools, such as ended == 1"
+            )
+        mask = mask.to(self.hidden.device)
+        return self.map(
+            lambda part: part.masked_fill(mask.view(-1, *(1,) * (part.dim() - before)), 0)
+        )
 
     def index_batch(self, index) -> "FastWeightsState":
         """The state of some sequences: ``index`` is an int, slice, list, index or mask tensor."""
@@ -203,6 +223,32 @@ class FastWeightsState(NamedTuple):
 
     def _batch_dimension(self) -> int:
         return self.memory.fade.dim() - 1
+
+
+def _shape_of(state) -> str | None:
+    """Of what layer's batches a state can be, in words; None for what is no batch's state."""
+    if not isinstance(state, FastWeightsState) or not state.memory.fade.dim():
+        return None
+    *layers, _, units = state.hidden.shape
+    sizes = " × ".join(map(str, (*layers, "B", units)))
+    return f"{sizes} {state.hidden.dtype} on {state.hidden.device}"
+
+
+def _alike(memories: list[FastMemory]) -> list[FastMemory]:
+    """The same memories of batches, in one form and of one length, so that they can be joined."""
+    sizes = [(memory.written.shape[-2], memory.folded.shape[-1]) for memory in memories]
+    if not is_tracing() and all(size == sizes[0] for size in sizes):
+        return memories
+    longest, units = max(written for written, _ in sizes), memories[0].written.shape[-1]
+    if is_tracing() or any(folded for _, folded in sizes) or longest > units:
+        return [FastMemory.from_matrix(memory.matrix()) for memory in memories]
+    return [
+        memory._replace(
+            written=F.pad(memory.written, (0, 0, longest - written, 0)),
+            strengths=F.pad(memory.strengths, (longest - written, 0)),
+        )
+        for memory, (written, _) in zip(memories, sizes, strict=True)
+    ]
 
 
 # An exported program can then be saved. There is only a private name for it yet.

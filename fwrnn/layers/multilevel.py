@@ -108,8 +108,8 @@ class MultiLevelFastWeights(nn.Module):
         """
         drive = F.linear(self._by_region(input), self.weight_ih, self.bias)
         coarse, *fine, again = drive.unbind(1)  # (R, B, H) each
-        hidden = torch.zeros_like(coarse[0]) if hx is None else hx.hidden
-        memory = FastMemory.empty(hidden) if hx is None else hx.memory
+        hidden = torch.zeros_like(coarse[0]) if hx is None else hx[0]
+        memory = FastMemory.empty(hidden) if hx is None else FastMemory(*hx[1])  # traced: a tuple
         if memory.outgrows(len(coarse)) and not memory.is_empty():
             memory = FastMemory.from_matrix(memory.matrix())
         seen = F.dropout(self._fine_states(fine), self.dropout, self.training)  # 3

@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from fwrnn.cli import main
-from fwrnn.commands.resolvers import _draw
+from fwrnn.commands.resolvers import draw
 from tests.commands.compose import compose
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ SEARCH = "experiment=figure5_search"
 
 
 def test_a_trial_draws_the_same_everywhere_and_for_every_core():
-    assert _draw(100, "learning_rate", "loguniform", 3e-4, 3e-3) == 0.001283
+    assert draw(100, "learning_rate", "loguniform", 3e-4, 3e-3) == 0.001283
     trials = [compose(SEARCH, f"model={core}", "seed=101") for core in ("fast_weights", "lstm")]
     assert trials[0].trainer == trials[1].trainer
     assert trials[0].model.fast_lr != compose("task=catch").model.fast_lr
@@ -37,14 +37,14 @@ def test_the_tuned_settings_are_those_of_the_best_repeated_trial(core):
 
 
 def test_draws_lie_where_they_should():
-    rates = [_draw(seed, "a", "loguniform", 1e-4, 1e-2) for seed in range(400)]
+    rates = [draw(seed, "a", "loguniform", 1e-4, 1e-2) for seed in range(400)]
     assert min(rates) >= 1e-4 and max(rates) <= 1e-2
     assert 6e-4 < median(rates) < 1.7e-3
-    decays = [_draw(seed, "b", "uniform", 0.5, 1.0) for seed in range(400)]
+    decays = [draw(seed, "b", "uniform", 0.5, 1.0) for seed in range(400)]
     assert 0.5 <= min(decays) < 0.51 and 0.99 < max(decays) <= 1.0
-    assert {_draw(seed, "c", "choice", 1, 2, 3) for seed in range(50)} == {1, 2, 3}
+    assert {draw(seed, "c", "choice", 1, 2, 3) for seed in range(50)} == {1, 2, 3}
     with pytest.raises(ValueError, match="uniform, loguniform and choice, got 'normal'"):
-        _draw(0, "d", "normal", 0, 1)
+        draw(0, "d", "normal", 0, 1)
 
 
 def test_a_wrong_draw_is_one_line(capsys):

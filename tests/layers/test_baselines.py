@@ -1,13 +1,16 @@
 """The layers that fast weights are compared with."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fwrnn.layers import IRNN, AssociativeLSTM
 from fwrnn.layers.kernels import associative
+from tests.layers.layouts import saved_as, spaced
 
 
 def test_irnn_starts_from_half_the_identity_and_is_relu():
@@ -166,6 +169,19 @@ def test_derivatives_of_the_associative_lstm():
     torch.testing.assert_close(
         torch.vmap(lambda x: layer(x)[0])(x.unsqueeze(2).transpose(0, 1)), each
     )
+
+
+def test_what_the_associative_lstm_saves_may_come_back_in_another_layout_or_be_made_anew():
+    layer, x = AssociativeLSTM(3, 8, 2), torch.randn(5, 2, 3)
+
+    def gradients(run) -> list[Tensor]:
+        output, _ = run(x)
+        return list(torch.autograd.grad(output.sin().sum(), list(layer.parameters())))
+
+    wanted = gradients(layer)
+    with saved_as(spaced):
+        torch.testing.assert_close(gradients(layer), wanted)
+    torch.testing.assert_close(gradients(partial(checkpoint, layer, use_reentrant=False)), wanted)
 
 
 def test_associative_lstm_goes_on_from_its_state():

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from fwrnn import FastWeightsRNN
 from fwrnn.layers.kernels import cpu, steps
+from tests.layers.layouts import saved_as, spaced, turned
 from tests.layers.test_fast_weights import clone, layer, random_state, tensors
 
 BUILD = cpu._build  # which the tests' own turns take the place of
@@ -89,6 +90,17 @@ def test_long_sequences_are_cut_and_stay_right():
     assert cpu.uncut_steps(6) < 130
     made = clone(exact, backend="numba")
     assert_same(results(made, x), results(exact, x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 40])
+@pytest.mark.parametrize("steps", [6, 130])
+@pytest.mark.parametrize("layout", [spaced, turned])
+def test_what_is_saved_may_come_back_in_another_layout(steps, batch, layout):
+    made = layer(3, 6, inner_start="previous", backend="numba")  # which reads all that is saved
+    x, state = torch.randn(steps, batch, 3).double(), random_state(made, batch)
+    wanted = results(made, x, state)
+    with saved_as(layout):
+        assert_same(results(made, x, state), wanted, rtol=0, atol=0)
 
 
 def test_threads_change_nothing():

@@ -94,20 +94,22 @@ def test_packed_padding_gets_no_gradient():
 
 
 def test_states_of_several_ages_are_joined_and_begin_anew():
-    layer = FastWeightsRNN(5, 7, 2)
+    layer, cell, x = FastWeightsRNN(5, 7, 2), FastWeightsRNNCell(5, 7), torch.randn(4, 5, 5)
     with torch.no_grad():
-        for parameter in layer.parameters():
+        for parameter in (*layer.parameters(), *cell.parameters()):
             parameter += 0.3 * torch.randn_like(parameter)
-    cell, x = FastWeightsRNNCell(5, 7), torch.randn(4, 5, 5)
-    states = [layer(torch.randn(steps, batch, 5))[1] for steps, batch in ((3, 2), (20, 3))]
-    joined = FastWeightsState.cat(states)
-    both, last = layer(x, joined)
-    for state, part in zip(states, (slice(0, 2), slice(2, 5)), strict=True):
-        alone, end = layer(x[:, part], state)
-        torch.testing.assert_close(both[:, part], alone)
-        torch.testing.assert_close(tensors(last.index_batch(part)), tensors(end))
-    same_age = FastWeightsState.cat([states[0], states[0].clone()])
-    assert not same_age.memory.is_folded()
+    for ages in ((3, 3), (3, 6), (6, 0), (3, 20), (20, 4)):
+        states = [
+            layer(torch.randn(steps, batch, 5))[1] if steps else layer.initial_state(batch)
+            for steps, batch in zip(ages, (2, 3), strict=True)
+        ]
+        joined = FastWeightsState.cat(states)
+        assert joined.memory.is_folded() == (20 in ages)
+        both, last = layer(x, joined)
+        for state, part in zip(states, (slice(0, 2), slice(2, 5)), strict=True):
+            alone, end = layer(x[:, part], state)
+            torch.testing.assert_close(both[:, part], alone)
+            torch.testing.assert_close(tensors(last.index_batch(part)), tensors(end))
     spoiled = joined.map(lambda part: part.index_fill(1, torch.tensor([1]), torch.nan))
     ended = torch.tensor([False, True, False, False, True])
     for mask in (ended, ended.numpy()):
@@ -118,10 +120,28 @@ def test_states_of_several_ages_are_joined_and_begin_anew():
     found = cell(torch.cat([x[2], x[3]]), FastWeightsState.cat(ages).reset(torch.arange(10) == 3))
     torch.testing.assert_close(found.hidden[5:], cell(x[3], ages[1]).hidden)
     torch.testing.assert_close(found.hidden[3], cell(x[2]).hidden[3])
-    with pytest.raises(TypeError, match="reset"):
-        joined * ended.unsqueeze(-1)
-    with pytest.raises(TypeError, match="reset"):
-        ended.unsqueeze(-1) * joined
+    for product in (lambda: joined * ended, lambda: ended * joined, lambda: joined.memory * 2):
+        with pytest.raises(TypeError, match="reset"):
+            product()
+
+
+def test_states_that_cannot_be_joined_or_begin_anew_say_why():
+    layer, cell = FastWeightsRNN(5, 7), FastWeightsRNNCell(5, 7)
+    state, alone = layer(torch.randn(3, 2, 5))[1], cell(torch.randn(5))
+    for states, words in (
+        ([], "got none"),
+        (state, "got no state of a batch; leave"),
+        ([state, cell(torch.randn(2, 5))], "got 1 × B × 7 torch.float32 on cpu and B × 7 torch.f"),
+        ([state, state.to(torch.float64)], "float32 on cpu and 1 × B × 7 torch.float64"),
+        ([alone, alone], "got no state of a batch"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            FastWeightsState.cat(states)
+    for ended in ([True], [True, False, True], torch.ones(2), [1, 0], [[True], [False]], True):
+        with pytest.raises(ValueError, match=r"a batch, here \(2,\), got .*; give \(B\) bools"):
+            state.reset(ended)
+    with pytest.raises(ValueError, match=r"here \(\), got torch.bool of shape \(\)"):
+        alone.reset(True)
 
 
 def test_state_can_be_detached_moved_and_indexed():

@@ -20,6 +20,7 @@ from fwrnn import FastWeightsRNN
 from fwrnn.layers import equations
 from fwrnn.layers.equations import Rule, SlowWeights
 from fwrnn.layers.kernels import cpu, gpu, trial
+from tests.layers.layouts import spaced
 
 CUDA = torch.cuda.is_available()
 INTERPRETING_FROM_THE_START = os.environ.get("TRITON_INTERPRET") == "1"
@@ -303,6 +304,11 @@ def test_any_strides_are_taken(device):
     others = (*map(turned, tensors), slow, rule, None)
     ones = torch.ones((), dtype=torch.float64, device=device).expand_as(tensors[0])
     for one, other in zip(fused(arguments, ones.clone()), fused(others, ones), strict=True):
+        assert torch.equal(one, other)
+    states, trail, saved = gpu.forward(*arguments, save=True)
+    given = torch.randn_like(states), *arguments[2:]
+    wanted = gpu.backward(saved, trail, *given)
+    for one, other in zip(wanted, gpu.backward(spaced(saved), turned(trail), *given), strict=True):
         assert torch.equal(one, other)
 
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 from fwrnn import FastWeightsRNN, FastWeightsRNNCell
-from fwrnn.layers import kernels
+from fwrnn.layers import MultiLevelFastWeights, kernels
 from fwrnn.layers.kernels import BACKENDS
 from tests.layers.test_fast_weights import clone, layer, tensors
 
@@ -116,6 +116,21 @@ def test_onnxruntime_repeats_the_numbers(tmp_path, settings):
         found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_attention_and_the_multilevel_layer_can_be_traced_with_a_state():
+    layer, levels = FastWeightsRNN(3, 4), MultiLevelFastWeights(3, 4)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x, given = torch.randn(5, 2, 3), layer(torch.randn(7, 2, 3))[1].detach()
+    for start in (layer.initial_state(2), given):
+        traced = torch.jit.trace_module(layer, {"attention": (x, start)}, check_trace=False)
+        torch.testing.assert_close(traced.attention(x[:4], given), layer.attention(x[:4], given))
+    region = torch.randn(levels.fine + 2, 2, 3)
+    state = levels(region)[1].detach()
+    traced = torch.jit.trace(levels, (region, state), check_trace=False)
+    torch.testing.assert_close(traced(region, state)[0], levels(region, state)[0])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from fwrnn import FastMemory, FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
 from fwrnn.layers.kernels import cpu, steps, trial
+from tests.layers.layouts import saved_as, spaced
 
 EXACT = {torch.float64: 1e-9, torch.float32: 2e-3}
 SETTINGS = [
@@ -152,6 +153,13 @@ def test_weights_may_move_before_the_gradients_are_asked_for():
         parameter.data = parameter.data.clone()
     found = torch.autograd.grad(hidden.sum(), list(cell.parameters()))
     assert_same(found, wanted, 1e-9)
+
+
+def test_what_is_saved_may_come_back_in_another_layout():
+    cell, x, state = fused(cell_of(5, 7)), torch.randn(3, 2, 5).double(), state_of(2, 7)
+    wanted = results(cell, x, state)
+    with saved_as(spaced):
+        torch.testing.assert_close(results(cell, x, state), wanted)
 
 
 def test_a_state_of_another_batch_or_kind_is_refused():

@@ -42,8 +42,9 @@ def choose(
     "auto" is a fused form where one reaches and has passed its ``trial``, but for a single step
     that ``steps`` did not take. That is attention as long as fewer states than units were written,
     because they are fewer numbers than the matrix that they make; then the matrix form, one pass
-    over the memory. A fused form that does not reach, as none does in forward-mode derivatives,
-    comes to one of these two; one that was asked for by name is not tried.
+    over the memory. A fused form that does not reach, as none does in forward-mode derivatives or
+    where ``torch.func`` differentiates a program that is recorded, comes to one of these two; one
+    that was asked for by name is not tried.
 
     Of the eager ones, a training step costs about T²·H as attention and T·H² as a matrix; trials
     at B = 128 on two cores put attention far ahead at (T, H) = (24, 200), and the two level at
@@ -51,13 +52,14 @@ def choose(
     """
     if backend in EAGER:
         return backend
-    if backend == "auto" and not is_tracing() and sequence.shape[0] == 1:
+    if backend == "auto" and not is_tracing() and sequence.shape[0] == 1:  # a trace takes more
         few = memory is None or not (memory.is_folded() or memory.outgrows(1))
         return "attention" if few else "matrix"
+    derived = equations.may_be_dual() or operators.is_differentiated()
     # The fade, of the same device and dtype, stands for the matrix that will be made.
     given = None if memory is None else memory.fade
     for name, implementation in FUSED.items():
-        if backend not in ("auto", name) or equations.may_be_dual():
+        if backend not in ("auto", name) or derived:
             continue
         if not implementation.supports(sequence, hidden, given, slow, rule):
             continue
@@ -112,19 +114,16 @@ def recurrence(
         memory = None
     if _is_exporting():
         # What goes round in a scan keeps its dtype, so that autocast has no part in it.
-        device = hidden.device.type
-        casts = torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if casts else nullcontext():
+        casts = equations.is_autocast(hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False) if casts else nullcontext():
             drive = inputs.drive(sequence.to(hidden.dtype))
             states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
         return states, states[-1], memory
-    form = choose(backend, sequence, hidden, memory, slow, rule, lengths)
-    steps, transformed = sequence.shape[0], operators.is_transformed()
-    if transformed and form in FUSED:
-        form = "attention"
-    # Traced and compiled programs have no loops of their own, which would be of this length alone.
-    inline = transformed or not torch.compiler.is_compiling()
-    if form in EAGER and not is_tracing() and (inline or steps == 1):
+    form, steps = choose(backend, sequence, hidden, memory, slow, rule, lengths), sequence.shape[0]
+    # Traced and compiled programs have no loops of their own, which would be of this length alone,
+    # but where torch.func differentiates them.
+    looks = not torch.compiler.is_compiling() or steps == 1 or operators.is_differentiated()
+    if form in EAGER and looks and not is_tracing():
         if memory is None:
             memory = FastMemory.empty(hidden)
         elif form == "attention" and (memory.written.shape[-2] == 0 or memory.outgrows(steps)):

@@ -121,7 +121,8 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_states, grad_cells):
-        *inputs, permutations, states = ctx.saved_tensors[:6]
+        saved = ctx.saved_tensors  # unpacked once, as checkpoints insist
+        (*inputs, permutations, states), kept = saved[:6], saved[6:]
         if grad_states is None and grad_cells is None:  # who came before had no gradients
             return (None,) * (len(inputs) + len(NOTHING))
         if torch.is_grad_enabled():
@@ -132,7 +133,8 @@ class _Recurrence(torch.autograd.Function):
         grad_memory = plan.in_lanes(torch.zeros_like(cells) if grad_cells is None else grad_cells)
         grad_steps, grad_hidden = plan.empty(*steps.shape), plan.empty(*hidden.shape)
         grads = grad_states, grad_memory, grad_steps, grad_hidden
-        plan.run(1, None, weight.contiguous(), None, None, *ctx.saved_tensors[6:], *grads)
+        kept = (tensor.contiguous() for tensor in kept)
+        plan.run(1, None, weight.contiguous(), None, None, *kept, *grads)
         before = torch.cat([hidden.unsqueeze(0), states[:-1]])
         grad_weight = grad_steps.flatten(0, 1).t() @ before.flatten(0, 1)
         return grad_steps, grad_weight, grad_hidden, plan.in_rows(grad_memory), *NOTHING

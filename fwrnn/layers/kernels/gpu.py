@@ -185,7 +185,8 @@ def backward(
     """
     from fwrnn.layers.kernels import triton_loops
 
-    states = trail.contiguous()[1:]  # whatever hooks for saved tensors gave back
+    trail = trail.contiguous()  # whatever hooks for saved tensors gave back
+    states = trail[1:]
     steps, batch, size = states.shape
     constants = _constants(memory, slow, rule, lengths)
     parts = saved.contiguous().split(_part_sizes(steps, batch, size, constants))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fwrnn.layers.equations import InputWeights, SlowWeights, may_be_dual
 from fwrnn.layers.kernels import cpu, eager, gpu, products
+from fwrnn.layers.kernels.trial import constant_when_compiled
 from fwrnn.layers.memory import FastMemory, is_tracing
 from fwrnn.rule import Rule
 
@@ -125,16 +126,23 @@ def _is_recorded() -> bool:
     return tracer is not None and tracer.get_proxy_mode() is not None
 
 
-def is_transformed() -> bool:
-    """Whether ``torch.func`` transforms a program that somebody records.
+def is_differentiated() -> bool:
+    """Whether ``torch.func`` differentiates a program that somebody records.
 
-    PyTorch has no rules for how to transform an operator that is not its own.
+    The operator has a rule for ``vmap``; for its derivative PyTorch takes none.
     """
-    return _are_transforms_active() and (torch.compiler.is_compiling() or _is_recorded())
+    # Private names, as there are no public ones up to PyTorch 2.13; nobody else here needs them.
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    return (torch.compiler.is_compiling() or _is_recorded()) and _some_transform_differentiates()
 
 
-# A private name, as there is no public one up to PyTorch 2.13; nobody else here needs it.
-_are_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+@constant_when_compiled
+def _some_transform_differentiates() -> bool:
+    from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+
+    stack = functorch.get_interpreter_stack() or ()
+    return any(level.key() != functorch.TransformType.Vmap for level in stack)
 
 
 def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:

@@ -163,7 +163,7 @@ class _Plan:
         cpu.run_team(self.loops[which], argument.buffer_info()[0], threads)
 
 
-@functools.lru_cache(maxsize=2048)  # a stream has a shape for every step until it is folded
+@functools.lru_cache(maxsize=2048)  # a stream has up to H shapes before it is folded
 def _plan(rule: Rule, scale: float, dtype: torch.dtype, shapes: tuple) -> _Plan | None:
     """The plan, made once, and not before the loops have passed their ``trial``."""
     if dtype not in cpu.DTYPES or rule.inner_start == "normalised" or not cpu.is_installed():
@@ -302,7 +302,7 @@ class _Step(torch.autograd.Function):
         step, grads = Step(*parts), (grad_hidden, grad_kept)
         if grad_hidden is None and grad_kept is None:
             return (None,) * (len(step) + 1)
-        plan, wanted = ctx.plan, ctx.needs_input_grad
+        plan, wanted, saved = ctx.plan, ctx.needs_input_grad, saved.contiguous()
         try:
             if torch.is_grad_enabled() or is_observed(saved):
                 call = None
