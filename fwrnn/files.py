@@ -1,15 +1,21 @@
 """Writing files so that none is ever half-written."""
 
 import errno
+import json
+import math
 import os
 import shlex
 import shutil
+import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from fwrnn.errors import RunFailed, UserError
 
+WINDOWS = os.name == "nt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -29,8 +35,8 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
-            os.replace(_another_name(path), keep)  # noqa: PTH105
-        os.replace(beside, path)  # noqa: PTH105
+            _replace(_another_name(path), keep)
+        _replace(beside, path)
         _sync_folder(path.parent)
     except OSError as error:
         remedy = "; free some space, then go on" if error.errno in _FULL else ""
@@ -40,6 +46,18 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
     finally:  # a second Ctrl-C comes here too
         with suppress(OSError):  # not there, or its folder is none
             beside.unlink()
+
+
+def _replace(new: Path, path: Path) -> None:
+    """``new`` in the place of ``path``, as soon as nobody has that open, where this matters."""
+    for patience in range(20, -1, -1):
+        try:
+            os.replace(new, path)  # noqa: PTH105
+            break
+        except PermissionError:
+            if not (WINDOWS and patience):
+                raise
+            time.sleep(0.1)
 
 
 def check_folder(folder: Path, instead: str) -> None:
@@ -63,9 +81,30 @@ def unwritable(folder: str | Path, error: OSError, instead: str) -> UserError:
     return UserError(f"cannot write to '{folder}': {error.strerror or error}; {remedy}")
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON, in which what is not a finite number is null: NaN is none."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def quoted(path: str | Path) -> str:
     """A path as a shell takes it."""
-    return shlex.quote(str(path))
+    return subprocess.list2cmdline([str(path)]) if WINDOWS else shlex.quote(str(path))
+
+
+def from_here(path: str | Path, start: str | Path = ".") -> Path:
+    """A path as it is shown: from the folder that commands are given in, if there is a way."""
+    try:
+        return Path(os.path.relpath(path, start))
+    except ValueError:  # on another drive
+        return Path(path)
 
 
 def _another_name(path: Path) -> Path:

@@ -20,6 +20,12 @@ def processor() -> str | None:
     return platform.processor() or None
 
 
+def cores() -> int:
+    """The processors that this process may use: of a cluster's node, those of the job."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def memory() -> int | None:
     """Bytes of memory that the machine has, as far as the system tells."""
     try:

@@ -13,6 +13,7 @@ import torch
 from fwrnn.benchmarks import battery
 from fwrnn.benchmarks.battery import markdown
 from fwrnn.cli import main
+from fwrnn.commands.battery import read
 from fwrnn.learning.claim import claimed
 
 
@@ -81,7 +82,7 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     trials = [battery.Trial("text", 16, 1, 32, "tanh", layer, 0, 2) for layer in battery.LAYERS]
     monkeypatch.setattr(battery, "trials", lambda seeds, updates: trials)
     monkeypatch.setattr(battery, "HELD_OUT", 8)
-    arguments = ["battery", "--output", str(tmp_path), "--jobs", "1", "--json"]
+    arguments = ["battery", "--output", str(tmp_path), "--jobs", "1", "--json", "--updates", "2"]
     assert main(arguments) == 0
     (cell,) = json.loads(capsys.readouterr().out)
     assert cell["task"] == "text" and cell["seeds"] == 1
@@ -108,6 +109,28 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "battery.md").read_text()
     assert "ours / `nn.RNN`" in page
     assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" in page
+    longer = [replace(trial, updates=3) for trial in trials]
+    monkeypatch.setattr(battery, "trials", lambda seeds, updates: longer)
+    assert main([*arguments[:-1], "3"]) == 0
+    page = (tmp_path / "battery.md").read_text()  # of networks with one budget alone
+    assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" not in page
+
+
+def test_what_diverged_is_kept_as_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(battery, "HELD_OUT", 8)
+    monkeypatch.setattr(battery, "LEARNING_RATE", math.inf)
+    trial = battery.Trial("adding", 16, 1, 32, "relu", "FastWeightsRNN", 0, 101)
+    lost = battery.run(trial)
+    assert lost["loss"] is None
+    setting = {name: lost[name] for name in battery.SETTINGS}
+    good = [result(layer, 0.1, seed=seed, updates=101, **setting) for layer in battery.LAYERS
+            for seed in (0, 1) if (layer, seed) != ("FastWeightsRNN", 0)]  # fmt: skip
+    file = tmp_path / "battery.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in (lost, *good)))
+    assert read(file) == [lost, *good]
+    (cell,) = battery.cells(read(file))
+    assert cell["seeds"] == 2 and not cell["close"] and not cell["solved"]
+    assert "inf / 0.1000" in markdown([cell])
 
 
 def test_any_part_can_be_asked_for(tmp_path, monkeypatch):

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "benchmarks": {"benchmarks", "layers", "machine"},
     "comparison": {"comparison", "learning"} | BASE,
     "reproduction": {"reproduction", "comparison", "learning"} | BASE,
-    "commands": {"commands", "benchmarks", "comparison", "reproduction", "learning", "console"}
+    "commands": {"commands", "benchmarks", "comparison", "reproduction", "learning"}
+    | {"console", "machine"}
     | BASE,
     "cli": {"errors", "commands"},
     "__main__": {"cli"},

@@ -72,6 +72,7 @@ def trials(seeds: int, updates: int) -> list[Trial]:
 
 def run(trial: Trial, threads: int = 1) -> dict:
     """Train one network; its settings, its loss on held-out sequences and, of classes, its error.
+    A loss that is no finite number any more is None.
 
     Adam at 3e-3, from 0 in 100 updates and back to 0 along a cosine, gradients clipped at 1, 64
     fresh sequences at a time. Equal trials give equal numbers on one machine.
@@ -99,7 +100,8 @@ def run(trial: Trial, threads: int = 1) -> dict:
     with torch.no_grad():
         held_out = task.make(trial.steps, HELD_OUT, np.random.default_rng([trial.seed, 1]))
         loss, error = _loss(core, head, held_out)
-    return asdict(trial) | {"loss": loss.item(), "error": error, "blank": task.blank}
+    ended = loss.item() if loss.isfinite() else None
+    return asdict(trial) | {"loss": ended, "error": error, "blank": task.blank}
 
 
 def cells(results: list[dict]) -> list[dict]:
@@ -119,7 +121,7 @@ def cells(results: list[dict]) -> list[dict]:
         if not seeds:
             continue
         their_loss, our_loss = (
-            sum(finished[seed]["loss"] for seed in seeds) / len(seeds)
+            sum(_or_infinite(finished[seed]["loss"]) for seed in seeds) / len(seeds)
             for finished in (theirs, ours)
         )
         blank = theirs[seeds[0]]["blank"]
@@ -133,6 +135,10 @@ def cells(results: list[dict]) -> list[dict]:
             "solved": our_loss <= SOLVED * blank,
         })  # fmt: skip
     return rows
+
+
+def _or_infinite(loss: float | None) -> float:
+    return math.inf if loss is None else loss
 
 
 def markdown(cells: list[dict]) -> str:

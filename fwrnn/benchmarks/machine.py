@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from fwrnn import __version__
-from fwrnn.machine import processor
+from fwrnn.machine import cores, processor
 
 _SELF = Path("/proc/self")
 
@@ -29,7 +29,7 @@ def describe(device: torch.device) -> dict:
     """The machine in a flat dictionary; what cannot be found out is None."""
     return {
         "cpu": processor(),
-        "cores": _cores(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "device": str(device),
@@ -42,12 +42,6 @@ def describe(device: torch.device) -> dict:
         "fwrnn": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _cores() -> int | None:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _version(package: str) -> str | None:

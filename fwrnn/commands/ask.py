@@ -11,7 +11,6 @@
                  expected, answer, confidence
 """
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.errors import UserError
+from fwrnn.files import json_text
 
 if TYPE_CHECKING:
     from fwrnn.learning.trained import Trained
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
     if options.png is not None:
         _draw(result, options.png)
     if options.json:
-        print(json.dumps(result))
+        print(json_text(result))
     else:
         from fwrnn.commands.answer_text import Style, text_of
 

@@ -1,7 +1,6 @@
 """``fwrnn battery``: does the layer, with its defaults, learn wherever torch.nn.RNN does?"""
 
 import json
-import os
 import signal
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive
 from fwrnn.errors import UserError
+from fwrnn.machine import cores
 from fwrnn.reading import is_number
 
 DESCRIPTION = """\
@@ -37,7 +37,7 @@ def parser() -> Parser:
     for name, of, metavar, told in PARTS:
         parser.add_argument(f"--{name}", action="append", type=of, metavar=metavar, help=told)
     parser.add_argument(
-        "--jobs", type=positive, default=os.cpu_count() or 1, metavar="N",
+        "--jobs", type=positive, default=cores(), metavar="N",
         help="networks at once, a thread each; default: one per processor",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the cells as JSON, for machines")
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from fwrnn.benchmarks import battery
-    from fwrnn.files import write_whole
+    from fwrnn.files import json_text, write_whole
     from fwrnn.learning.claim import claimed
 
     wanted = battery.trials(options.seeds, options.updates)
@@ -67,8 +67,10 @@ def main(argv: list[str]) -> int:
     file = folder / "battery.jsonl"
     with claimed(folder, "--output DIR chooses another folder"):
         cells = battery.cells(train(wanted, file, options.jobs))
-        print(json.dumps(cells) if options.json else battery.markdown(cells), flush=True)
-        kept = battery.markdown(battery.cells(read(file)))  # what was trained before, too
+        print(json_text(cells) if options.json else battery.markdown(cells), flush=True)
+        # What was trained before, too, in as many updates.
+        kept = [result for result in read(file) if result["updates"] == options.updates]
+        kept = battery.markdown(battery.cells(kept))
         write_whole(folder / "battery.md", (kept + "\n").encode())
     return 0
 
@@ -128,7 +130,8 @@ def _is_result(result: Any) -> bool:
     return (
         isinstance(result, dict)
         and all(isinstance(result.get(name), str | int) for name in _settings())
-        and all(is_number(result.get(name)) for name in ("loss", "blank"))
+        and is_number(result.get("blank"))
+        and ("loss" in result and result["loss"] is None or is_number(result.get("loss")))
     )
 
 

@@ -42,7 +42,6 @@ Every row of a table has the same keys, of these:
     model, hidden_size, batch_size, updates_per_second   of a model and its updates
 """
 
-import json
 import os
 import time
 from pathlib import Path
@@ -51,6 +50,7 @@ from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.errors import UserError
+from fwrnn.files import json_text
 
 FORMAT = 1
 
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
     plan = suites.FULL if options.full else suites.QUICK
     result = bench(plan, options.device, options.threads, options.seed)
-    print(json.dumps(result) if options.json else speed.markdown(result), flush=True)
+    print(json_text(result) if options.json else speed.markdown(result), flush=True)
     written = write(result, Path(options.output))
     if not options.json:
         print(f"\nin {options.output}: {', '.join(written)}")
@@ -231,7 +231,7 @@ def write(result: dict, folder: Path) -> list[str]:
     from fwrnn.learning.run_folder import write_whole
 
     contents = {
-        "bench.json": (json.dumps(result, indent=1) + "\n").encode(),
+        "bench.json": (json_text(result, indent=1) + "\n").encode(),
         "bench.md": (speed.markdown(result) + "\n").encode(),
         "bench.png": speed.png(result),
     }

@@ -16,7 +16,7 @@ from fwrnn.commands import resolvers
 from fwrnn.commands.options import conf_dir
 from fwrnn.config import GROUPS, Config, known_keys, read_config
 from fwrnn.errors import RunFailed, UserError, suggestion
-from fwrnn.files import unwritable
+from fwrnn.files import from_here, unwritable
 from fwrnn.registry import brought_configurations
 
 resolvers.register()
@@ -121,11 +121,11 @@ def _job(config: DictConfig) -> Job:
     swept = now.mode == RunMode.MULTIRUN
     return Job(
         config,
-        folder=Path(os.path.relpath(now.runtime.output_dir)),
+        folder=from_here(now.runtime.output_dir),
         overrides=list(now.overrides.task),
         chosen=any(word.startswith("hydra.run.dir=") for word in now.overrides.hydra)
         or now.runtime.choices.get("experiment") is not None,
-        sweep=Path(os.path.relpath(now.sweep.dir, now.runtime.cwd)) if swept else None,
+        sweep=from_here(now.sweep.dir, now.runtime.cwd) if swept else None,
         among_others=side_by_side(now.launcher),
     )
 
@@ -295,5 +295,7 @@ def _path_as_written(word: str) -> str:
     path = str(Path(value).expanduser()) if value.startswith("~/") else value
     if re.fullmatch(r"[\w./-]*", path, re.ASCII):
         return f"{key}={path}"
-    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    # Of backslashes the grammar takes only those before a quote for more than themselves.
+    escaped = re.sub(r"(\\*)(')", r"\1\1\\'", path)
+    escaped += "\\" * (len(path) - len(path.rstrip("\\")))
     return f"{key}='{escaped}'"

@@ -1,13 +1,12 @@
 """``fwrnn evaluate RUN``: rebuild a trained model from its folder and test it."""
 
-import json
 from itertools import islice
 from pathlib import Path
 
 from fwrnn.commands import pairs
 from fwrnn.commands.arguments import Parser, positive
 from fwrnn.errors import UserError
-from fwrnn.files import quoted
+from fwrnn.files import json_text, quoted
 
 MOST_LISTED = 50
 BEGUN = {"unfinished", "interrupted", "running"}
@@ -105,7 +104,7 @@ def main(argv: list[str]) -> int:
     result, words = evaluated(
         options.run, question, options.device, options.data_dir, pictures, changes
     )
-    print(json.dumps(result) if options.json else words)
+    print(json_text(result) if options.json else words)
     return 0
 
 
@@ -150,7 +149,7 @@ def _over_pairs(options) -> int:
         _changes(options),
     )
     if options.json:
-        print(json.dumps(list(rows)))
+        print(json_text(list(rows)))
     else:
         pairs.print_rows(rows)
     return 0

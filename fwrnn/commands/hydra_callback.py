@@ -1,18 +1,18 @@
 """What Hydra calls when a sweep begins: nobody else knows its folder before there is a job."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
+
+from fwrnn.files import from_here
 
 
 class SweepBegins(Callback):
     tell: Callable[[Path, bool], None]
 
     def on_multirun_start(self, config, **unused) -> None:
-        folder = Path(os.path.relpath(config.hydra.sweep.dir))
-        SweepBegins.tell(folder, side_by_side(config.hydra.launcher))
+        SweepBegins.tell(from_here(config.hydra.sweep.dir), side_by_side(config.hydra.launcher))
 
 
 def side_by_side(launcher) -> bool:

@@ -14,26 +14,29 @@
     pairs                    of lengths: the error by the number of pairs
 """
 
-import json
 import logging
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from signal import SIGINT
+from typing import Any
 
 from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive
-from fwrnn.commands.composition import compose_config
+from fwrnn.commands.composition import compose_config, settings
+from fwrnn.commands.train import computed
+from fwrnn.config import Config, migrated, read_config
 from fwrnn.errors import Interrupted, RunFailed, UserError
-from fwrnn.files import check_folder
+from fwrnn.files import check_folder, json_text
+from fwrnn.machine import cores
 from fwrnn.reproduction import results, words
 from fwrnn.reproduction.results import Result, Run, result_of
 from fwrnn.reproduction.retrain import Job, set_aside, train
-from fwrnn.reproduction.targets import TARGETS, Target
+from fwrnn.reproduction.targets import TARGETS, Cell, Target
 
 DESCRIPTION = """\
 Puts the paper's numbers beside ours. By default it tests the weights that ship, and says whether
@@ -98,7 +101,7 @@ def main(argv: list[str]) -> int:
             show = words.markdown if options.markdown else words.terminal
             print(show(target, found), end="\n\n", flush=True)
     if options.json:
-        print(json.dumps(objects, indent=1))
+        print(json_text(objects, indent=1))
     for line in [*skipped, *failed]:
         print(f"fwrnn: {line}", file=sys.stderr)
     if failed:
@@ -126,13 +129,12 @@ def reproduced(target: Target, options) -> tuple[list[Result], list[str]]:
 
     if target.needs is None:
         options = Namespace(**{**vars(options), "data_dir": None})
-    shipped = not options.fresh
-    found = [result_of(cell, options.output, shipped) for cell in target.cells]
+    found = [_result_of(cell, options) for cell in target.cells]
     found = [_tested(result, options) for result in _shown(found, target.name, "testing")]
     wrong: list[str] = []
     if options.retrain:
         wrong = _retrain(found, options)
-        again = [result_of(r.cell, options.output, shipped) for r in found]
+        again = [_result_of(result.cell, options) for result in found]
         known = {run.folder: run for result in found for run in result.runs if run.holds}
         found = [_tested(result, options, known) for result in again]
     shown = _shown(found, target.name, "looking into")
@@ -142,6 +144,47 @@ def reproduced(target: Target, options) -> tuple[list[Result], list[str]]:
     if not options.json and not options.markdown:
         print(f"drawn in {picture}\n", file=sys.stderr)
     return found, wrong
+
+
+def _result_of(cell: Cell, options) -> Result:
+    """The cell's runs: ours, where they have its settings and those of --set, else what ships."""
+    others = []
+
+    def as_asked(folder: Path) -> bool:
+        if not (same := _settings_of(folder) == _settings(cell.train, *options.set)):
+            others.append(folder)
+        return same
+
+    result = result_of(cell, options.output, not options.fresh, as_asked)
+    if others and not options.retrain:
+        where = others[0] if len(others) == 1 else f"{others[0]} and {len(others) - 1} more"
+        words = "left out, as trained with other settings; --retrain trains anew"
+        print(f"fwrnn: {where}: {words}", file=sys.stderr)
+    return result
+
+
+@cache
+def _settings(*words: str | tuple[str, ...]) -> dict:
+    """What decides what comes out of a training with these words, but for its seed."""
+    plain = [part for word in words for part in ((word,) if isinstance(word, str) else word)]
+    return _compared(compose_config(*plain))
+
+
+def _settings_of(folder: Path) -> dict | None:
+    """The same of a run; None of one that cannot be read."""
+    from fwrnn.learning.run_folder import RunFolder
+
+    try:
+        return _compared(read_config(migrated(RunFolder(folder).read_config())))
+    except UserError:
+        return None
+
+
+def _compared(config: Config) -> dict:
+    values = computed(config)
+    for of, key in ((values, "seed"), (values, "experiment"), (values["task"], "data_dir")):
+        of.pop(key, None)
+    return values
 
 
 def _tested(result: Result, options, known: dict[Path, Run] | None = None) -> Result:
@@ -179,10 +222,12 @@ def _retrain(found: list[Result], options) -> list[str]:
     more, jobs = (*options.set, *data), []
     for result in found:
         seeds = range(options.seeds or result.cell.seeds)
-        good = {run.seed for run in result.runs if run.holds}
-        for run in result.runs:
-            if not run.holds and run.folder.is_relative_to(options.output):
-                set_aside(run.folder)
+        good = {run.seed for run in result.runs if run.holds and _has(run, options.set)}
+        for seed in set(seeds) - good:
+            ours = options.output / result.cell.folder / f"seed{seed}"
+            other = _settings_of(ours) not in (None, _settings(result.cell.train, *options.set))
+            if other or (ours / "metrics.json").exists():
+                set_aside(ours)
         jobs += [Job(result.cell, s, options.output, more) for s in seeds if s not in good]
     if not jobs:
         return []
@@ -197,8 +242,22 @@ def _retrain(found: list[Result], options) -> list[str]:
             bar.update()
 
         try:
-            train(jobs, options.jobs or os.cpu_count() or 1, done)
+            train(jobs, options.jobs or cores(), done)
         except KeyboardInterrupt as error:
             words = "stopped, nothing is lost; the same command goes on"
             raise Interrupted(words, getattr(error, "signal", SIGINT)) from None
     return failed
+
+
+def _has(run: Run, words: list[str]) -> bool:
+    """Whether a run, maybe one that ships and is of an earlier version, has what ``words`` set."""
+    if not words:
+        return True
+    theirs, asked = _settings_of(run.folder), settings(words)
+    return theirs is not None and all(_at(theirs, key) == value for key, value in asked.items())
+
+
+def _at(values: dict, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name, {}) if isinstance(values, dict) else {}
+    return values

@@ -18,11 +18,15 @@ from filelock import FileLock
 
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import quoted, unwritable, write_whole
-from fwrnn.learning.claim import holder
+from fwrnn.learning.claim import LOCK, Taken, holder
 from fwrnn.reading import LARGEST_SWEEP, path_text, read_json
 
 PATIENCE, A_MOMENT = 5.0, 0.3  # seconds, with jobs that do not end, and with those that do
 A_START = 60.0  # seconds in which a job that begins has taken its folder
+_SHARED = (
+    "'{folder}' is that of the job '{other}', too; have folders named by what differs, such as "
+    "'hydra.sweep.subdir=${{model.name}}-${{trainer.learning_rate}}/${{seed}}'"
+)
 STATES = "done", "failed", "interrupted", "running", "waiting"
 
 
@@ -137,20 +141,38 @@ class Sweep:
 
     def settle(self) -> None:
         """Note as interrupted what is said to run and has nobody who works on it."""
-        self._change(lambda content: _settle(content["jobs"]))
+        self._change(lambda content: self._settle(content["jobs"]))
 
     def jobs(self) -> dict[str, dict]:
         """What is known of each job; one that says that it runs, and whose process was killed more
         than a minute ago, is interrupted."""
         jobs = self.read()["jobs"]
         if time.time() - self.file.stat().st_mtime > A_START:
-            _settle(jobs)
+            self._settle(jobs)
         return jobs
 
     def _running(self) -> list[Path]:
         """The folders of the jobs that are said to run."""
         jobs = self.read()["jobs"].values()
-        return [Path(job["folder"] or "") for job in jobs if job["state"] == "running"]
+        return [self._place(job) for job in jobs if job["state"] == "running"]
+
+    def _place(self, job: dict) -> Path:
+        """A job's folder, which is noted as whoever worked on it saw it, maybe from elsewhere."""
+        noted = Path(job["folder"] or "")
+        below = (self.folder.joinpath(*noted.parts[-depth:]) for depth in (1, 2, 3))
+        return next((place for place in below if (place / LOCK).exists()), noted)
+
+    def _settle(self, jobs: dict[str, dict]) -> None:
+        for job in jobs.values():
+            if job["state"] == "running" and not holder(self._place(job)):
+                job["state"] = "interrupted"
+
+    def _sharing(self, overrides: list[str], folder: Path) -> str | None:
+        """Another job of this sweep that has this folder, too."""
+        for name, job in self.read()["jobs"].items():
+            if job["folder"] == str(folder) and name != " ".join(overrides):
+                return name
+        return None
 
     def work(self, overrides: list[str], folder: Path, job: Callable[[], float]) -> float:
         """Do a job and note what became of it; returns its objective, infinite if it failed.
@@ -171,6 +193,11 @@ class Sweep:
             mistake = isinstance(error, UserError)
             known = mistake or isinstance(error, RunFailed | OSError)
             cause = str(error) if known else f"{type(error).__name__}: {error}"
+            if isinstance(error, Taken):
+                other = self._sharing(overrides, folder)
+                if other is None and holder(folder):
+                    return float("inf")  # it runs, in another process
+                cause = cause if other is None else _SHARED.format(folder=folder, other=other)
             self.set(overrides, state="failed", cause=cause, status=2 if mistake else 1)
             return float("inf")
         self.set(overrides, state="done", status=0)
@@ -195,12 +222,6 @@ class Sweep:
             lines.append(f"go on with: fwrnn sweep resume {quoted(self.folder)}")
         statuses = [job.get("status", 1) for job in failed.values()]
         return "\n".join(lines), min(statuses, default=int(left))
-
-
-def _settle(jobs: dict[str, dict]) -> None:
-    for job in jobs.values():
-        if job["state"] == "running" and not holder(Path(job["folder"] or "")):
-            job["state"] = "interrupted"
 
 
 def _is_job(job: Any) -> bool:

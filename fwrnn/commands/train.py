@@ -121,10 +121,10 @@ def _start_or_go_on(job: Job, done: bool) -> float:
         config.threads = 1
     begun = run.has_begun and run.config.is_file()
     if begun:
-        theirs, ours = _computed(read_config(migrated(run.read_config()))), _computed(config)
-        if done:  # and then maybe gone on with, for more updates
-            theirs["trainer"] = ours["trainer"]
-        if theirs != ours:
+        saved = read_config(migrated(run.read_config()))
+        if done or run.metrics_before.exists():  # and then gone on with, for more updates
+            config.trainer = saved.trainer
+        if computed(saved) != computed(config):
             raise Taken(
                 f"'{job.folder}' holds a run of another configuration; choose another "
                 "hydra.sweep.dir"
@@ -133,7 +133,7 @@ def _start_or_go_on(job: Job, done: bool) -> float:
     return objective(config, metrics)
 
 
-def _computed(config: Config) -> dict:
+def computed(config: Config) -> dict:
     """What decides what comes out: not where it is computed, nor where arrays are kept."""
     values = asdict(config)
     for of, key in ((values, "device"), (values, "threads"), (values["task"], "cache_dir")):

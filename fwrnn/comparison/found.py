@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -165,6 +166,8 @@ def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value that JSON has and that equals only its own kind; lists and the like as text."""
+    if isinstance(value, Enum):
+        return value.name
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

@@ -12,7 +12,7 @@ from fwrnn.intervals import Interval, interval
 from fwrnn.reading import is_number
 
 NOT_COMPARED = {
-    "seed", "device", "threads", "resume", "experiment", "trial", "task.data_dir", "task.cache_dir",
+    "seed", "device", "threads", "resume", "experiment", "trial", "task.cache_dir",
 }  # fmt: skip
 """Keys that say which of several equal runs it is, and where it was computed."""
 FIRST = ("task.name", "model.name", "control", "model.hidden_size")
@@ -91,10 +91,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     differing = [key for key in differing if not _repeats(key, differing, runs)]
     rows: dict[tuple, list[Run]] = {}
     for run in runs:
-        cell = [run.settings.get(key, ABSENT) for key in differing]
+        cell = [_value(run, key) for key in differing]
         rows.setdefault((*map(_exact, cell), run.score), []).append(run)
     gathered = [
-        Row({key: found[0].settings.get(key, ABSENT) for key in differing}, _by_seed(found))
+        Row({key: _value(found[0], key) for key in differing}, _by_seed(found))
         for found in rows.values()
     ]
     names = short_names(values)
@@ -111,10 +111,18 @@ def _values_by_key(runs: Iterable[Run]) -> dict[str, dict]:
     """Per key that is compared, its different values."""
     values: dict[str, dict] = {}
     for run in runs:
-        for key, value in run.settings.items():
-            if key not in NOT_COMPARED:
+        for key in run.settings:
+            value = _value(run, key)
+            if key not in NOT_COMPARED and value != ABSENT:
                 values.setdefault(key, {})[_exact(value)] = value
     return values
+
+
+def _value(run: Run, key: str) -> Any:
+    """What a run is compared by; where the data lie only if they are the user's own."""
+    if key == "task.data_dir" and run.settings.get("task.layout") != "folders":
+        return ABSENT
+    return run.settings.get(key, ABSENT)
 
 
 def _exact(value: Any) -> tuple:

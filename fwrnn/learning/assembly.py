@@ -218,6 +218,7 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0][:120]
         raise UserError(
-            f"device '{name}' cannot be used here ({reason}); device=cpu always can"
+            f"device '{name}' cannot be used here ({reason}); the CPU always can: device=cpu, "
+            "or --device cpu"
         ) from error
     return device

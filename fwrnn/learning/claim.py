@@ -14,6 +14,7 @@ from fwrnn.errors import UserError
 from fwrnn.files import unwritable
 from fwrnn.reading import read_json
 
+POSIX = os.name == "posix"
 LOCK, ABOUT = "run.lock", ".run.lock.json"
 INSTEAD = "hydra.run.dir=DIR chooses another folder; to resume a run, copy it to one"
 
@@ -57,8 +58,8 @@ def claimed(folder: Path, instead: str = INSTEAD) -> Iterator[None]:
 
 def holder(folder: Path) -> str | None:
     """Who works in the folder, in words; None when nobody does. Writes nothing there."""
-    if os.name != "posix":  # where one cannot look without taking it
-        return _told(folder) if (folder / ABOUT).is_file() else None
+    if not POSIX:  # where one cannot look without taking it for a moment
+        return _told(folder) if (folder / ABOUT).is_file() and _is_locked(folder) else None
     import fcntl
 
     try:
@@ -74,6 +75,14 @@ def holder(folder: Path) -> str | None:
     finally:
         os.close(handle)
     return None
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 def _told(folder: Path) -> str:

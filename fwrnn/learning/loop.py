@@ -111,14 +111,20 @@ class Trainer:
 
     def _random_states(self) -> dict[str, Tensor]:
         states = {"rng": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type != "cpu":
+            of_device = torch.get_device_module(self.device)
+            states[f"{self.device.type}_rng"] = of_device.get_rng_state(*self._whose())
         return states
+
+    def _whose(self) -> tuple[torch.device, ...]:
+        """Which device's random numbers, for modules that know more than one."""
+        return () if self.device.type == "mps" else (self.device,)
 
     def _set_random_states(self, states: dict) -> None:
         torch.set_rng_state(states["rng"].cpu())
-        if "cuda_rng" in states:
-            torch.cuda.set_rng_state(states["cuda_rng"].cpu(), self.device)
+        state = states.get(f"{self.device.type}_rng")
+        if state is not None:  # there is none where the run went on from another device
+            torch.get_device_module(self.device).set_rng_state(state.cpu(), *self._whose())
 
     def settle(self) -> None:
         """Have ``validated_model`` stay as it is from now until after the validation."""

@@ -19,7 +19,6 @@
 
 import csv
 import io
-import json
 import logging
 import math
 import zipfile
@@ -33,7 +32,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from fwrnn.errors import UserError
-from fwrnn.files import write_whole
+from fwrnn.files import json_text, write_whole
 from fwrnn.reading import is_number, read_json, read_yaml
 
 log = logging.getLogger("fwrnn")
@@ -48,6 +47,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.json"
+        self.metrics_before = self.path / "metrics-before.json"
         self.curve = self.path / "curve.csv"
         self.best = self.path / "checkpoints" / "best.pt"
         self.last = self.path / "checkpoints" / "last.pt"
@@ -64,19 +64,14 @@ class RunFolder:
     def set_metrics_aside(self) -> None:
         """The run goes on: the results are no more those of its weights."""
         with suppress(FileNotFoundError):
-            self.metrics.replace(self.path / "metrics-before.json")
+            self.metrics.replace(self.metrics_before)
 
     def write_config(self, config) -> None:
         self._written = OmegaConf.to_yaml(OmegaConf.structured(config)).encode()
         write_whole(self.config, self._written)
 
     def write_metrics(self, metrics: dict) -> None:
-        """What is not a finite number becomes null: NaN is no JSON."""
-        plain = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in metrics.items()
-        }
-        write_whole(self.metrics, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(self.metrics, (json_text(metrics, indent=2) + "\n").encode())
 
     def write_curve(self, rows: Sequence[dict]) -> None:
         text = io.StringIO()

@@ -56,10 +56,10 @@ class TrainerConfig:
 @dataclass(kw_only=True)
 class SupervisedConfig(TrainerConfig):
     batch_size: int
-    weight_decay: float
-    label_smoothing: float
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
     average_decay: float | None
-    select_by: SelectBy
+    select_by: SelectBy = SelectBy.val_loss
     solved_loss: float | None
     adversarial_norm: float = 0.0
 

@@ -1,6 +1,7 @@
 """What our runs of a cell came to, tested again where there are weights, and the verdict."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,8 +110,10 @@ class Result:
         return (metrics["test_reward_high"] - metrics["test_reward_low"]) / 2
 
 
-def result_of(cell: Cell, own: Path, shipped: bool = True) -> Result:
-    """The runs that have ended: of each seed the one below ``own``, else the one that ships."""
+def result_of(
+    cell: Cell, own: Path, shipped: bool = True, wanted: Callable[[Path], bool] = lambda _: True
+) -> Result:
+    """The runs that have ended: of each seed the one below ``own`` if ``wanted``, or what ships."""
     found: dict[int, Run] = {}
     for root in ([targets.kept_folder()] if shipped else []) + [own]:
         for path in (root / cell.folder).glob("seed*/metrics.json"):
@@ -120,7 +123,8 @@ def result_of(cell: Cell, own: Path, shipped: bool = True) -> Result:
                 run.score(cell.score)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # unfinished or broken: missing
-            if path.parent.name == f"seed{run.seed}":  # and not what was set aside
+            aside = path.parent.name != f"seed{run.seed}"
+            if not aside and (root != own or wanted(run.folder)):
                 found[run.seed] = run
     return Result(cell, tuple(found[seed] for seed in sorted(found)))
 

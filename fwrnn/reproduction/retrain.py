@@ -4,6 +4,7 @@ Each is a sweep of one job, so that a run which is done is kept and one which wa
 for bit, however this process and those ended.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -77,8 +78,9 @@ def train(jobs: Sequence[Job], at_once: int, done: Callable[[Job, str | None], N
 
 
 def _interrupt(processes: set[subprocess.Popen]) -> None:
-    for process in list(processes):
-        process.send_signal(signal.SIGINT)
+    if os.name == "posix":  # elsewhere Ctrl-C comes to all that share the terminal
+        for process in list(processes):
+            process.send_signal(signal.SIGINT)
 
 
 def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None:
@@ -87,7 +89,8 @@ def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None
     if stopped.is_set():
         return "stopped"
     process = subprocess.Popen(
-        job.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        job.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
+        errors="replace",  # a path may be in letters of another encoding
         start_new_session=True,  # Ctrl-C is for this process, which then tells the others, once
     )  # fmt: skip
     running.add(process)

@@ -158,7 +158,7 @@ def _find(layout: str, data_dir: str | None, cameras: list[str], people_needed: 
     try:
         if not folder.is_dir():
             problem = f"'{data_dir}' is a file" if folder.exists() else f"there is no '{data_dir}'"
-            raise UserError(f"task.data_dir: {problem}; give {expected}{advice}")
+            raise UserError(f"task.data_dir or --data-dir: {problem}; give {expected}{advice}")
         if layout == "multi_pie":
             photos = find_multi_pie(str(folder), cameras)
         else:

@@ -58,7 +58,7 @@ def load_mnist(data_dir: str | None = None) -> tuple[Examples, Examples]:
     folder = Path(data_dir).expanduser() if data_dir is not None else cache_dir("mnist")
     if data_dir is not None and not folder.is_dir():
         raise UserError(
-            f"task.data_dir: there is no folder '{data_dir}'; give the one that holds MNIST's "
+            f"task.data_dir or --data-dir: there is no folder '{data_dir}'; give that of MNIST's "
             "files, or leave it out to have them downloaded"
         )
     arrays = {name: _obtain(folder, name, ours=data_dir is None) for name in MD5}

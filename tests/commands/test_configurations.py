@@ -58,7 +58,10 @@ def test_every_file_of_tuning_is_for_something_that_exists():
     assert models == set(CORES)
 
 
-@pytest.mark.parametrize("value", ["/data/José", "/d/lr=1", "/a b/c", "/it's", "/d,e/(f)", "/$x"])
+@pytest.mark.parametrize("value", [
+    "/data/José", "/d/lr=1", "/a b/c", "/it's", "/d,e/(f)", "/$x", r"/a\b", r"\\nas\x", "/a b\\",
+    r"/it\'s",
+])  # fmt: skip
 def test_paths_are_taken_as_written(value, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "task=mnist_glimpses", f"task.data_dir={value}"]) == 2

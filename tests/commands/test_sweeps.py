@@ -1,6 +1,7 @@
 """Sweeps that go on where they were, and say what became of each job."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -19,6 +20,7 @@ from fwrnn.commands.composition import explain, planned
 from fwrnn.commands.sweep import check_recorded
 from fwrnn.commands.sweeps import Sweep
 from fwrnn.errors import RunFailed
+from fwrnn.learning.claim import claimed
 
 ROOT = Path(__file__).parents[2]
 GRID = ["model=rnn,lstm", "seed=0,1"]
@@ -109,6 +111,48 @@ def test_a_job_that_went_on_for_more_updates_stays_done(tiny, tmp_path, monkeypa
     assert main(["sweep", "resume", "sweep"]) == 0
     assert states(tmp_path / "sweep") == ["done"]
     assert json.loads((run / "metrics.json").read_text("utf-8"))["updates"] == 22
+
+
+def test_a_done_job_whose_longer_run_was_stopped_goes_on_with_that(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=sweep"]) == 0
+    (run,) = (path.parent for path in tmp_path.glob("sweep/*/metrics.json"))
+    assert main(["train", f"resume={run}", "trainer.max_updates=22"]) == 0
+    for state in ("done", "interrupted"):
+        (run / "metrics.json").unlink()  # as after Ctrl-C
+        record = json.loads((tmp_path / "sweep" / "sweep.json").read_text("utf-8"))
+        (job,) = record["jobs"].values()
+        job["state"] = state
+        (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(record), "utf-8")
+        assert main(["sweep", "resume", "sweep"]) == 0
+        assert json.loads((run / "metrics.json").read_text("utf-8"))["updates"] == 22
+
+
+def test_jobs_that_share_a_folder_are_told_how_not_to(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "-m", *tiny, "hydra.sweep.dir=sweep", "hydra.sweep.subdir=s${seed}"]
+    assert main([*words, "trainer.learning_rate=0.001,0.002"]) == 2
+    told = capsys.readouterr().err
+    assert "1 done, 1 failed" in told
+    assert "is that of the job '" in told and "hydra.sweep.subdir=${model.name}-" in told
+
+
+def test_jobs_that_run_are_seen_from_another_folder(tmp_path, monkeypatch):
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.begin(["-m", "seed=0"], [["seed=0"]])
+    sweep.set(["seed=0"], state="running", folder="elsewhere/sweep/lstm/seed0")
+    os.utime(sweep.file, (0, 0))
+    assert [job["state"] for job in sweep.jobs().values()] == ["interrupted"]
+    with claimed(tmp_path / "sweep" / "lstm" / "seed0"):
+        assert [job["state"] for job in sweep.jobs().values()] == ["running"]
+        taken = lambda: train_in(tmp_path / "sweep" / "lstm" / "seed0")  # noqa: E731
+        assert sweep.work(["seed=0"], tmp_path / "sweep" / "lstm" / "seed0", taken) == math.inf
+        assert states(tmp_path / "sweep") == ["running"]
+
+
+def train_in(folder):
+    with claimed(folder):
+        raise AssertionError("it was free")
 
 
 def test_resuming_does_the_jobs_of_every_command(tiny, tmp_path, monkeypatch):

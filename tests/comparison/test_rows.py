@@ -65,6 +65,22 @@ def test_default_that_came_later_does_not_part_old_runs_from_new_ones(tmp_path):
     write_run(tmp_path / "old")
     write_run(tmp_path / "new", ("model.head_dropout", 0.0), ("seed", 1))
     assert len(comparison(tmp_path).rows) == 1
+    later = (("trainer.weight_decay", 0.0), ("trainer.select_by", "val_loss"), ("seed", 2))
+    write_run(tmp_path / "newer", *later)
+    other = (("task.name", "mnist_glimpses"), ("trainer.weight_decay", 0.05))
+    write_run(tmp_path / "another", *other, ("trainer.select_by", "val_error"))
+    assert sorted(len(row.runs) for row in comparison(tmp_path).rows) == [1, 3]
+
+
+def test_folders_of_ones_own_are_different_data_and_places_of_mnist_are_not(tmp_path):
+    for k, (folder, seed) in enumerate((folder, seed) for folder in "AB" for seed in (0, 1)):
+        own = (("task.name", "facial_expression"), ("task.layout", "folders"))
+        write_run(tmp_path / f"own{k}", *own, ("task.data_dir", folder), ("seed", seed))
+        same = (("task.name", "mnist_glimpses"), ("task.data_dir", folder), ("seed", k))
+        write_run(tmp_path / f"mnist{k}", *same)
+    rows = comparison(tmp_path).rows
+    assert sorted(len(row.runs) for row in rows) == [2, 2, 4]
+    assert {row.settings["task.data_dir"] for row in rows} == {"A", "B", ABSENT}
 
 
 def test_core_is_shown_where_it_says_more_than_the_name(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from fwrnn.commands.composition import Job, composed
 from fwrnn.commands.train import _start, train
 from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import write_whole
+from fwrnn.learning import claim
 from fwrnn.learning.claim import Taken, claimed
+from fwrnn.learning.loop import Trainer
 from fwrnn.learning.retest import evaluated
 from fwrnn.learning.run_folder import RunFolder
 from tests.commands.compose import compose
@@ -224,6 +227,67 @@ def test_metrics_are_json_that_any_parser_reads(tmp_path):
     RunFolder(tmp_path).write_metrics({"a": float("nan"), "b": float("inf"), "c": 0.5})
     text = RunFolder(tmp_path).metrics.read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": None, "c": 0.5}
+
+
+def test_a_file_that_somebody_looks_into_is_replaced_when_he_is_done(tmp_path, monkeypatch):
+    path, refusals = tmp_path / "file", [PermissionError(13, "open in Excel")] * 2
+    write_whole(path, b"old")
+    replace = os.replace
+
+    def refuse(*arguments):
+        if refusals:
+            raise refusals.pop()
+        replace(*arguments)
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    monkeypatch.setattr(files, "WINDOWS", True)
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new" and not refusals
+
+
+def test_who_works_in_a_folder_is_seen_where_locks_cannot_be_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "POSIX", False)
+    assert claim.holder(tmp_path) is None
+    (tmp_path / claim.ABOUT).write_text("{}")  # of a process that was killed
+    assert claim.holder(tmp_path) is None
+    with claimed(tmp_path):
+        program = "from fwrnn.learning import claim; claim.POSIX = False; print(claim.holder(F))"
+        program = program.replace("F)", f"__import__('pathlib').Path({str(tmp_path)!r}))")
+        command = [sys.executable, "-c", program]
+        told = subprocess.check_output(
+            command, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        assert told.startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_random_numbers_of_every_device_go_on(kind, monkeypatch):
+    state = torch.arange(3, dtype=torch.uint8)
+    module = SimpleNamespace(
+        get_rng_state=lambda *device: state.clone(),
+        set_rng_state=lambda new, *device: state.copy_(new),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    trainer = SimpleNamespace(device=torch.device(kind))
+    trainer._whose = lambda: Trainer._whose(trainer)
+    before = Trainer._random_states(trainer)
+    state.zero_()
+    Trainer._set_random_states(trainer, before)
+    assert state.tolist() == [0, 1, 2] and f"{kind}_rng" in before
+
+
+@pytest.mark.parametrize(("windows", "mark"), [(True, '"'), (False, "'")])
+def test_paths_are_printed_as_the_shell_at_hand_takes_them(windows, mark, monkeypatch):
+    monkeypatch.setattr(files, "WINDOWS", windows)
+    assert files.quoted("a b\\c") == f"{mark}a b\\c{mark}"
+
+
+def test_a_folder_on_another_drive_is_shown_whole(monkeypatch):
+    def nowhere(*paths):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(files.os.path, "relpath", nowhere)
+    assert files.from_here("/d/runs") == Path("/d/runs")
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

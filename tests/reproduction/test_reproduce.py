@@ -1,6 +1,7 @@
 """The paper beside ours: cells, verdicts, training what is missing, and the page of results."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fwrnn.reproduction import drawing, targets
 from fwrnn.reproduction.extras import interquartile_mean
 from fwrnn.reproduction.page import updated
 from fwrnn.reproduction.results import BETTER, EQUAL, WORSE, Result, Run, result_of
+from fwrnn.reproduction.retrain import Job, train
 from fwrnn.reproduction.targets import TARGETS, Cell, Target
 
 PAGE = Path(__file__).parents[2] / "RESULTS.md"
@@ -136,6 +138,46 @@ def test_retraining_does_what_is_missing_or_changed_and_nothing_twice(small, tmp
     assert [cell["each"][0] for cell in second] == [cell["each"][0] for cell in first]
     assert (kept / "metrics.json").stat().st_mtime_ns == when
     assert (changed.with_name("seed0-outdated1") / "metrics.json").is_file()
+
+
+def test_runs_of_other_settings_are_not_taken_for_the_cells_own(small, tmp_path, capsys):
+    short = ["--seeds", "1", "--json"]
+    assert main([*small, *short]) == 0
+    longer = [word.replace("max_updates=4", "max_updates=6") for word in small]
+    capsys.readouterr()
+    assert main([*longer, *short]) == 0
+    assert [cell["updates"] for cell in json.loads(capsys.readouterr().out)] == [[6], [6]]
+    rnn = tmp_path / "own" / "small" / "rnn"
+    assert sorted(path.name for path in rnn.glob("seed*")) == ["seed0", "seed0-outdated1"]
+    assert main([*longer, *short]) == 0  # and nothing twice
+    assert len(list(rnn.glob("seed*"))) == 2
+    capsys.readouterr()
+    assert main(["reproduce", "small", "--output", str(tmp_path / "own"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [cell["seeds"] for cell in json.loads(out)] == [[], []]
+    assert "seed0: left out, as trained with other settings; --retrain trains anew" in err
+
+
+def test_trainings_are_as_many_at_once_as_the_job_may_use_processors(small, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3}, raising=False)
+    seen = []
+    monkeypatch.setattr("fwrnn.commands.reproduce.train", lambda jobs, n, done: seen.append(n))
+    main([*small, "--seeds", "1", "--json"])
+    assert seen == [1]
+
+
+def test_what_a_training_says_may_be_in_any_encoding(tmp_path, monkeypatch):
+    program = "import os; os.write(2, b'M\\xfcller\\n')"
+    monkeypatch.setattr(Job, "command", property(lambda job: [sys.executable, "-c", program]))
+    told = []
+    train([Job(CELLS["figure2/lstm-50"], 0, tmp_path)], 1, lambda job, fault: told.append(fault))
+    assert told == ["M\N{REPLACEMENT CHARACTER}ller"]
+
+
+@pytest.mark.parametrize("cell", TARGETS["figure2"].cells, ids=lambda cell: cell.model)
+def test_curves_beside_one_another_have_the_same_warm_up(cell):
+    trainer = compose_config(*cell.train).trainer
+    assert round(trainer.warmup * trainer.max_updates) == 4000
 
 
 def test_a_training_that_fails_is_told_and_the_others_are_done(small, capsys):

@@ -40,7 +40,8 @@ def score(*groups: tuple[Tensor, Tensor]) -> Score:
     for group in groups:
         for logits, targets in zip(*(part.split(BATCH_SIZE) for part in group), strict=True):
             loss += F.cross_entropy(logits, targets, reduction="sum").cpu()
-            wrong += int((logits.argmax(-1) != targets).sum())
+            unsaid = logits.isnan().any(-1)  # of which the first would be taken for the largest
+            wrong += int(((logits.argmax(-1) != targets) | unsaid).sum())
     count = sum(len(targets) for _, targets in groups)
     return Score(wrong / count, loss.item() / count, wrong, count)
 

@@ -12,7 +12,7 @@ from fwrnn.errors import RunFailed
 from fwrnn.learning import loop
 from fwrnn.learning.loop import learning_rate
 from fwrnn.learning.schema import Schedule
-from fwrnn.learning.supervised.scoring import Score
+from fwrnn.learning.supervised.scoring import Score, score
 from tests.commands.compose import compose
 
 
@@ -91,3 +91,8 @@ def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch,
     monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
     metrics = train(compose(*tiny, f"trainer.select_by={select_by}"), tmp_path)
     assert metrics["best_update"] == best
+
+
+def test_what_is_no_answer_is_wrong():
+    logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0], [0.0, torch.nan], [torch.inf, 0.0]])
+    assert score((logits, torch.tensor([0, 0, 1, 0]))).wrong == 2
