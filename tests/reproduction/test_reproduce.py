@@ -174,12 +174,6 @@ def test_what_a_training_says_may_be_in_any_encoding(tmp_path, monkeypatch):
     assert told == ["M\N{REPLACEMENT CHARACTER}ller"]
 
 
-@pytest.mark.parametrize("cell", TARGETS["figure2"].cells, ids=lambda cell: cell.model)
-def test_curves_beside_one_another_have_the_same_warm_up(cell):
-    trainer = compose_config(*cell.train).trainer
-    assert round(trainer.warmup * trainer.max_updates) == 4000
-
-
 def test_a_training_that_fails_is_told_and_the_others_are_done(small, capsys):
     assert main([*small, "--seeds", "1", "--set", "trainer.learning_rate=1e30"]) == 1
     told = capsys.readouterr().err
