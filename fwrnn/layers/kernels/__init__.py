@@ -52,7 +52,7 @@ def choose(
     """
     if backend in EAGER:
         return backend
-    if backend == "auto" and not is_tracing() and sequence.shape[0] == 1:  # a trace takes more
+    if backend == "auto" and sequence.shape[0] == 1 and not is_tracing():  # a trace takes more
         few = memory is None or not (memory.is_folded() or memory.outgrows(1))
         return "attention" if few else "matrix"
     derived = equations.may_be_dual() or operators.is_differentiated()
@@ -105,12 +105,13 @@ def recurrence(
         may be changed in place; and the memory after the last write.
     """
     check(backend)
-    if is_tracing() and torch.onnx.is_in_onnx_export():
+    tracing = is_tracing()
+    if tracing and torch.onnx.is_in_onnx_export():
         raise RuntimeError(
             "fast weights cannot be exported by torch.onnx.export(…, dynamo=False), which traces; "
             "use dynamo=True"
         )
-    if memory is not None and not is_tracing() and memory.is_empty():
+    if memory is not None and not tracing and memory.is_empty():
         memory = None
     if _is_exporting():
         # What goes round in a scan keeps its dtype, so that autocast has no part in it.
@@ -123,7 +124,7 @@ def recurrence(
     # Traced and compiled programs have no loops of their own, which would be of this length alone,
     # but where torch.func differentiates them.
     looks = not torch.compiler.is_compiling() or steps == 1 or operators.is_differentiated()
-    if form in EAGER and looks and not is_tracing():
+    if form in EAGER and looks and not tracing:
         if memory is None:
             memory = FastMemory.empty(hidden)
         elif form == "attention" and (memory.written.shape[-2] == 0 or memory.outgrows(steps)):
