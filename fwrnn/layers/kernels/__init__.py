@@ -123,8 +123,8 @@ def recurrence(
     form, steps = choose(backend, sequence, hidden, memory, slow, rule, lengths), sequence.shape[0]
     # Traced and compiled programs have no loops of their own, which would be of this length alone,
     # but where torch.func differentiates them.
-    looks = not torch.compiler.is_compiling() or steps == 1 or operators.is_differentiated()
-    if form in EAGER and looks and not tracing:
+    unrolled = not torch.compiler.is_compiling() or steps == 1 or operators.is_differentiated()
+    if form in EAGER and unrolled and not tracing:
         if memory is None:
             memory = FastMemory.empty(hidden)
         elif form == "attention" and (memory.written.shape[-2] == 0 or memory.outgrows(steps)):
