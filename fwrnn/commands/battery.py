@@ -131,7 +131,7 @@ def _is_result(result: Any) -> bool:
         isinstance(result, dict)
         and all(isinstance(result.get(name), str | int) for name in _settings())
         and is_number(result.get("blank"))
-        and ("loss" in result and result["loss"] is None or is_number(result.get("loss")))
+        and (is_number(loss := result.get("loss", "none")) or loss is None)
     )
 
 

@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.errors import UserError
-from fwrnn.files import json_text
+from fwrnn.files import json_text, write_whole
 
 FORMAT = 1
 
@@ -228,7 +228,6 @@ def warnings(result: dict) -> list[str]:
 def write(result: dict, folder: Path) -> list[str]:
     """Write the three files, each whole or not at all; returns their names."""
     from fwrnn.benchmarks import speed
-    from fwrnn.learning.run_folder import write_whole
 
     contents = {
         "bench.json": (json_text(result, indent=1) + "\n").encode(),

@@ -22,16 +22,16 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from signal import SIGINT
-from typing import Any
 
 from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive
-from fwrnn.commands.composition import compose_config, settings
+from fwrnn.commands.composition import compose_config
 from fwrnn.commands.train import computed
 from fwrnn.config import Config, migrated, read_config
 from fwrnn.errors import Interrupted, RunFailed, UserError
 from fwrnn.files import check_folder, json_text
+from fwrnn.learning.claim import holder
 from fwrnn.machine import cores
 from fwrnn.reproduction import results, words
 from fwrnn.reproduction.results import Result, Run, result_of
@@ -66,7 +66,8 @@ def parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="train with another setting, such as trainer.max_updates=1000; may be given again",
+        help="train every cell with another setting, such as trainer.max_updates=1000; may be "
+        "given again",
     )  # fmt: skip
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("outputs/reproduce"),
@@ -151,11 +152,12 @@ def _result_of(cell: Cell, options) -> Result:
     others = []
 
     def as_asked(folder: Path) -> bool:
-        if not (same := _settings_of(folder) == _settings(cell.train, *options.set)):
+        if not (same := _settings_of(folder) == _settings((*cell.train, *options.set))):
             others.append(folder)
         return same
 
-    result = result_of(cell, options.output, not options.fresh, as_asked)
+    shipped = not (options.fresh or options.set)  # which was trained without those
+    result = result_of(cell, options.output, shipped, as_asked)
     if others and not options.retrain:
         where = others[0] if len(others) == 1 else f"{others[0]} and {len(others) - 1} more"
         words = "left out, as trained with other settings; --retrain trains anew"
@@ -164,10 +166,9 @@ def _result_of(cell: Cell, options) -> Result:
 
 
 @cache
-def _settings(*words: str | tuple[str, ...]) -> dict:
+def _settings(words: tuple[str, ...]) -> dict:
     """What decides what comes out of a training with these words, but for its seed."""
-    plain = [part for word in words for part in ((word,) if isinstance(word, str) else word)]
-    return _compared(compose_config(*plain))
+    return _compared(compose_config(*words))
 
 
 def _settings_of(folder: Path) -> dict | None:
@@ -182,8 +183,8 @@ def _settings_of(folder: Path) -> dict | None:
 
 def _compared(config: Config) -> dict:
     values = computed(config)
-    for of, key in ((values, "seed"), (values, "experiment"), (values["task"], "data_dir")):
-        of.pop(key, None)
+    del values["seed"]
+    values["task"].pop("data_dir", None)
     return values
 
 
@@ -222,11 +223,12 @@ def _retrain(found: list[Result], options) -> list[str]:
     more, jobs = (*options.set, *data), []
     for result in found:
         seeds = range(options.seeds or result.cell.seeds)
-        good = {run.seed for run in result.runs if run.holds and _has(run, options.set)}
+        good = {run.seed for run in result.runs if run.holds}
         for seed in set(seeds) - good:
             ours = options.output / result.cell.folder / f"seed{seed}"
-            other = _settings_of(ours) not in (None, _settings(result.cell.train, *options.set))
-            if other or (ours / "metrics.json").exists():
+            asked = _settings((*result.cell.train, *options.set))
+            other = _settings_of(ours) not in (None, asked)
+            if (other or (ours / "metrics.json").exists()) and not holder(ours):
                 set_aside(ours)
         jobs += [Job(result.cell, s, options.output, more) for s in seeds if s not in good]
     if not jobs:
@@ -247,17 +249,3 @@ def _retrain(found: list[Result], options) -> list[str]:
             words = "stopped, nothing is lost; the same command goes on"
             raise Interrupted(words, getattr(error, "signal", SIGINT)) from None
     return failed
-
-
-def _has(run: Run, words: list[str]) -> bool:
-    """Whether a run, maybe one that ships and is of an earlier version, has what ``words`` set."""
-    if not words:
-        return True
-    theirs, asked = _settings_of(run.folder), settings(words)
-    return theirs is not None and all(_at(theirs, key) == value for key, value in asked.items())
-
-
-def _at(values: dict, key: str) -> Any:
-    for name in key.split("."):
-        values = values.get(name, {}) if isinstance(values, dict) else {}
-    return values

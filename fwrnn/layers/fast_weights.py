@@ -601,7 +601,7 @@ class FastWeightsRNN(_FastWeightsModule):
 
         bracket = equations.sustained_input(inputs.drive(sequence), previous, slow)
         _, query = equations.inner_loop(bracket, previous, read, slow, rule)
-        weights = weigh(query) if rule.inner_steps else weigh(query) * 0
+        weights = weigh(query) * int(rule.inner_steps > 0)
         return weights if batched else weights.squeeze(0)
 
 

@@ -94,16 +94,16 @@ class FastMemory(NamedTuple):
 
     def matrix(self) -> Tensor:
         """A, (…, B, H, H): H times as many numbers as there are units."""
-        units, folded = self.written.shape[-1], self.folded
-        if is_tracing():  # a branch would be taken for good, whatever memory comes later
+        units, folded, traced = self.written.shape[-1], self.folded, is_tracing()
+        if traced:  # a branch would be taken for good, whatever memory comes later
             missing = units - folded.shape[-1]
             folded = F.pad(folded, (0, missing, 0, missing))
         faded = self.fade[..., None, None] * folded
-        if self.written.shape[-2] == 0 and not is_tracing():
+        if self.written.shape[-2] == 0 and not traced:
             return faded if self.is_folded() else faded.new_zeros(*self.fade.shape, units, units)
         weighted = self.written * self.strengths.unsqueeze(-1)
         total = (weighted.transpose(-1, -2) @ self.written).to(self.written.dtype)
-        return total + faded if is_tracing() or self.is_folded() else total
+        return total + faded if traced or self.is_folded() else total
 
     def read(self, query: Tensor) -> Tensor:
         """A q for queries (…, B, H), equation 4: attention over what was written."""

@@ -11,10 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fwrnn.errors import UserError
-from fwrnn.files import unwritable
+from fwrnn.files import WINDOWS, unwritable
 from fwrnn.reading import read_json
 
-POSIX = os.name == "posix"
 LOCK, ABOUT = "run.lock", ".run.lock.json"
 INSTEAD = "hydra.run.dir=DIR chooses another folder; to resume a run, copy it to one"
 
@@ -58,7 +57,7 @@ def claimed(folder: Path, instead: str = INSTEAD) -> Iterator[None]:
 
 def holder(folder: Path) -> str | None:
     """Who works in the folder, in words; None when nobody does. Writes nothing there."""
-    if not POSIX:  # where one cannot look without taking it for a moment
+    if WINDOWS:  # where one cannot look without taking it for a moment
         return _told(folder) if (folder / ABOUT).is_file() and _is_locked(folder) else None
     import fcntl
 

@@ -4,7 +4,6 @@ Each is a sweep of one job, so that a run which is done is kept and one which wa
 for bit, however this process and those ended.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from threading import Event
 
-from filelock import FileLock, Timeout
-
+from fwrnn.files import WINDOWS
+from fwrnn.learning.claim import holder
 from fwrnn.reproduction.targets import Cell
 
 
@@ -78,14 +77,15 @@ def train(jobs: Sequence[Job], at_once: int, done: Callable[[Job, str | None], N
 
 
 def _interrupt(processes: set[subprocess.Popen]) -> None:
-    if os.name == "posix":  # elsewhere Ctrl-C comes to all that share the terminal
+    if not WINDOWS:  # where Ctrl-C comes to all that share the terminal
         for process in list(processes):
             process.send_signal(signal.SIGINT)
 
 
 def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None:
     """Make a run, unless ``stopped`` is set before; returns what went wrong, or None."""
-    _wait_for_others(job.folder, stopped)
+    while holder(job.folder) and not stopped.wait(1):
+        pass  # of an earlier call that was killed, its trainings live on
     if stopped.is_set():
         return "stopped"
     process = subprocess.Popen(
@@ -104,13 +104,3 @@ def _run(job: Job, running: set[subprocess.Popen], stopped: Event) -> str | None
         return None
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "go on with" not in line), "no word of why")
-
-
-def _wait_for_others(folder: Path, stopped: Event) -> None:
-    """Until nobody works on the run: of an earlier call that was killed, its trainings live on."""
-    while (folder / "run.lock").exists() and not stopped.is_set():
-        try:
-            with FileLock(folder / "run.lock", timeout=0):
-                return
-        except Timeout:
-            stopped.wait(1)

@@ -246,12 +246,12 @@ def test_a_file_that_somebody_looks_into_is_replaced_when_he_is_done(tmp_path, m
 
 
 def test_who_works_in_a_folder_is_seen_where_locks_cannot_be_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(claim, "POSIX", False)
+    monkeypatch.setattr(claim, "WINDOWS", True)
     assert claim.holder(tmp_path) is None
     (tmp_path / claim.ABOUT).write_text("{}")  # of a process that was killed
     assert claim.holder(tmp_path) is None
     with claimed(tmp_path):
-        program = "from fwrnn.learning import claim; claim.POSIX = False; print(claim.holder(F))"
+        program = "from fwrnn.learning import claim; claim.WINDOWS = True; print(claim.holder(F))"
         program = program.replace("F)", f"__import__('pathlib').Path({str(tmp_path)!r}))")
         command = [sys.executable, "-c", program]
         told = subprocess.check_output(

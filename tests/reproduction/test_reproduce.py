@@ -155,6 +155,20 @@ def test_retraining_does_what_is_missing_or_changed_and_nothing_twice(
     assert len(list(kept.parent.glob("seed*"))) == 2  # the one before, and nothing twice
 
 
+def test_what_ships_is_without_what_is_set(small, tmp_path, monkeypatch):
+    ships = tmp_path / "ships" / "small" / "rnn" / "seed0"
+    ships.mkdir(parents=True)
+    measured = {"seed": 0, "test_error": 0.5, "test_examples": 32, "updates": 1, "commit": "abc"}
+    (ships / "metrics.json").write_text(json.dumps(measured))
+    monkeypatch.setattr(targets, "kept_folder", lambda: tmp_path / "ships")
+    trained = []
+    record = lambda jobs, n, done: trained.append([(j.cell.model, j.seed) for j in jobs])  # noqa: E731
+    monkeypatch.setattr("fwrnn.commands.reproduce.train", record)
+    for words in (small, small[: small.index("--set")]):
+        assert main([*words, "--seeds", "1", "--json"]) == 0
+    assert trained == [[("rnn", 0), ("lstm", 0)], [("lstm", 0)]]
+
+
 def test_trainings_are_as_many_at_once_as_the_job_may_use_processors(small, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {3}, raising=False)
     seen = []

@@ -114,12 +114,7 @@ def recurrence(
     if memory is not None and not tracing and memory.is_empty():
         memory = None
     if _is_exporting():
-        # What goes round in a scan keeps its dtype, so that autocast has no part in it.
-        casts = equations.is_autocast(hidden.device)
-        with torch.autocast(hidden.device.type, enabled=False) if casts else nullcontext():
-            drive = inputs.drive(sequence.to(hidden.dtype))
-            states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
-        return states, states[-1], memory
+        return _exported(sequence, inputs, hidden, memory, slow, rule, lengths)
     form, steps = choose(backend, sequence, hidden, memory, slow, rule, lengths), sequence.shape[0]
     # Traced and compiled programs have no loops of their own, which would be of this length alone,
     # but where torch.func differentiates them.
@@ -139,6 +134,17 @@ def recurrence(
         form, sequence, inputs, hidden, given, slow, rule, lengths, observed
     )
     return states, hidden, _memory_after(written, given, rule, lengths, observed)
+
+
+def _exported(
+    sequence, inputs, hidden, memory, slow, rule, lengths
+) -> tuple[Tensor, Tensor, FastMemory]:
+    """The same as a scan, in which what goes round keeps its dtype: autocast has no part in it."""
+    casts = equations.is_autocast(hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False) if casts else nullcontext():
+        drive = inputs.drive(sequence.to(hidden.dtype))
+        states, memory = scan.recurrence(drive, hidden, memory, slow, rule, lengths)
+    return states, states[-1], memory
 
 
 def _is_exporting() -> bool:
