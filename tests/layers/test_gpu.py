@@ -58,9 +58,9 @@ def short_cases(*kind, cases=gpu.trial_cases) -> list[trial.Case]:
 def form(request, monkeypatch):
     """Where W and the memory are: small sizes never stream by themselves, or in so small tiles."""
     if request.param == "streamed":
-        plan = gpu._plan
+        constants = gpu._constants
         changes = {"RESIDENT": False, "TILE": 8}
-        monkeypatch.setattr(gpu, "_plan", lambda *sizes: plan(*sizes) | changes)
+        monkeypatch.setattr(gpu, "_constants", lambda *given: constants(*given) | changes)
         monkeypatch.setattr(gpu, "trial_cases", short_cases)
 
 
@@ -264,7 +264,7 @@ def test_a_default_device_is_not_relied_on(device):
 
 @pytest.mark.skipif(not CUDA, reason="too much for the interpreter")
 @pytest.mark.parametrize(
-    ("steps", "batch", "size"), [(1024, 2, 256), (257, 12, 200), (1024, 5, 100), (300, 300, 20)]
+    ("steps", "batch", "size"), [(1024, 2, 256), (257, 12, 200), (1024, 5, 100), (300, 40, 20)]
 )
 @pytest.mark.parametrize("given", [False, True])
 def test_long_sequences_twice_the_same(device, steps, batch, size, given):
@@ -275,6 +275,56 @@ def test_long_sequences_twice_the_same(device, steps, batch, size, given):
     grad_states = torch.randn_like(arguments[0])
     for one, other in zip(*(fused(arguments, grad_states) for _ in range(2)), strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
+
+
+class Compiled:
+    """What Triton gives when it has compiled and launched a loop, noting how it is launched."""
+
+    def __init__(self, launches):
+        self.launches = launches
+
+    def __getitem__(self, grid):
+        return lambda *arguments: self.launches.append((grid, arguments))
+
+
+class Loop(Compiled):
+    def __getitem__(self, grid):
+        return lambda *arguments, **named: (
+            self.launches.append((grid, arguments, named)) or Compiled(self.launches)
+        )
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_was_compiled_is_launched_by_addresses_with_the_same(device, monkeypatch, backwards):
+    from fwrnn.layers.kernels import triton_loops
+
+    launches, which = [], "backward_loop" if backwards else "forward_loop"
+    names, loop = getattr(triton_loops, which).arg_names, Loop(launches)
+    arguments = problem(2, 4, lengths=[2, 1, 2, 1], read_gain=True, device=device)
+    states, trail, saved = gpu.forward(*arguments, save=True)
+
+    def call(shift: int = 0) -> None:
+        if backwards:
+            grad_states = torch.randn(states.numel() + 1).to(states)[shift:][: states.numel()]
+            gpu.backward(saved, trail, grad_states.view_as(states), *arguments[2:])
+        else:
+            gpu.forward(*arguments, save=True)
+
+    monkeypatch.setattr(triton_loops, which, loop)
+    call(), call()
+    (grid, first, named), (again, second) = launches
+    assert grid == (4,) and again == (4, 1, 1)
+    constants = [named[name] for name in names[len(first) :]]
+    assert second[len(first) :] == tuple(constants) and set(named) - {*names} == {
+        "num_warps", "num_stages", "enable_fp_fusion",
+    }  # fmt: skip
+    *tensors, steps, batch = first
+    assert second[len(tensors) : len(first)] == (steps, batch) == (2, 4)
+    for given in map(names.index, ("lengths_ptr", "read_gain_ptr")):
+        assert second[given] == tensors[given].data_ptr()
+    if backwards:
+        call(shift=1)  # not where the compiler was told that addresses would be
+        assert launches[-1][2] == named
 
 
 def test_nothing_is_saved_unless_backward_follows(device, form):

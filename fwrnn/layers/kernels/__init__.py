@@ -154,8 +154,8 @@ def _is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
 
-# Up to 2.10, PyTorch says of whatever torch.compile looks at that it is being exported.
-_COMPILING_COUNTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11)
+# Up to 2.11, PyTorch says of whatever torch.compile looks at that it is being exported.
+_COMPILING_COUNTS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 
 
 def _memory_after(

@@ -83,20 +83,6 @@ def _bound(found, H: tl.constexpr, READ_LIMIT: tl.constexpr):
 
 
 @triton.jit
-def _times(matrix_ptr, vector_ptr, H: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr):
-    """M v for an (H, H) matrix and a vector in memory, TILE columns at a time."""
-    units = tl.arange(0, BLOCK_H)
-    products = tl.zeros((BLOCK_H, TILE), vector_ptr.dtype.element_ty)
-    for start in range(0, H, TILE):
-        columns = start + tl.arange(0, TILE)
-        vector = tl.load(vector_ptr + columns, mask=columns < H, other=0.0)
-        places = units[:, None] * H + columns[None, :]
-        inside = (units < H)[:, None] & (columns < H)[None, :]
-        products += tl.load(matrix_ptr + places, mask=inside, other=0.0) * vector[None, :]
-    return tl.sum(products, 1)
-
-
-@triton.jit
 def _times_transposed(
     matrix_ptr, vector_ptr, H: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr
 ):
@@ -151,23 +137,30 @@ def _attend_later(
     return tl.sum(total, 0)
 
 
+@triton.jit
+def _store_state(states_ptr, trail_ptr, row, batch, state, units, H: tl.constexpr):
+    tl.store(states_ptr + row * H + units, state, mask=units < H)
+    tl.store(trail_ptr + (row + batch) * H + units, state, mask=units < H)
+
+
 @triton.jit(do_not_specialize=["steps", "batch"])
 def forward_loop(
     drive_ptr, hidden_ptr, lengths_ptr, memory_ptr, weight_ptr, gain_ptr, bias_ptr, read_gain_ptr,
-    powers_ptr, strengths_ptr, states_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
-    steps, batch,
-    H: tl.constexpr, S: tl.constexpr, EPS: tl.constexpr, QUERY_EPS: tl.constexpr,
+    powers_ptr, strengths_ptr, trail_ptr, states_ptr,
+    queries_ptr, normed_ptr, found_ptr, scales_ptr, steps, batch,
+    H: tl.constexpr, S: tl.constexpr, QUERY_EPS: tl.constexpr,
     READ_LIMIT: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
     READ_GAIN: tl.constexpr, GIVEN_MEMORY: tl.constexpr, HAS_LENGTHS: tl.constexpr,
-    SAVE: tl.constexpr,
     RESIDENT: tl.constexpr, BLOCK_H: tl.constexpr, TILE: tl.constexpr,
+    EPS: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
-    """Stores the states (T, B, H) and, with ``SAVE``, what ``backward_loop`` reads of each read.
+    """Stores the states (T, B, H), the trail, which is the first state and those, (T + 1, B, H),
+    and, with ``SAVE``, what ``backward_loop`` reads of each read.
 
     That is the query, the normalised sum before gain and bias, and z where it has a gain, all
     (T·S, B, H), and the factor 1/σ of the normalisation (T·S, B). The last state of a sequence is
-    repeated past its end; of reads nothing is stored there.
+    repeated past its end; of reads nothing is stored there. W and a given memory are transposed.
     """
     dtype = states_ptr.dtype.element_ty
     units = tl.arange(0, BLOCK_H)
@@ -175,8 +168,8 @@ def forward_loop(
     batch = batch.to(tl.int64)
     if GIVEN_MEMORY:
         memory_ptr += sequence * H * H
-    previous_ptr = hidden_ptr + sequence * H
-    hidden = tl.load(previous_ptr + units, mask=units < H, other=0.0)
+    hidden = _load_row(hidden_ptr, sequence, units, H)
+    tl.store(trail_ptr + sequence * H + units, hidden, mask=units < H)
     if LAYER_NORM:
         gain = _load_row(gain_ptr, 0, units, H)
         bias = _load_row(bias_ptr, 0, units, H)
@@ -189,14 +182,19 @@ def forward_loop(
             memory = _load_tile(memory_ptr, units, units, units < H, H)
         decay = tl.load(powers_ptr + 1)
         fast_lr = tl.load(strengths_ptr)
+    else:
+        tl.debug_barrier()  # states are loaded by other threads than those that stored them
     own_steps = _own_steps(lengths_ptr, sequence, steps, HAS_LENGTHS)
+    ahead = _load_row(drive_ptr, sequence, units, H)
     for t in range(own_steps):
         row = t * batch + sequence
-        bracket = _load_row(drive_ptr, row, units, H).to(dtype)
+        bracket = ahead.to(dtype)
+        coming = tl.minimum(t + 1, own_steps - 1) * batch + sequence
+        ahead = _load_row(drive_ptr, coming, units, H)
         if RESIDENT:
-            bracket += tl.sum(weight * hidden[None, :], 1)
+            bracket += tl.sum(weight * hidden[:, None], 0)
         else:
-            bracket += _times(weight_ptr, previous_ptr, H, BLOCK_H, TILE)
+            bracket += _times_transposed(weight_ptr, trail_ptr + row * H, H, BLOCK_H, TILE)
         state = hidden
         if not PREVIOUS:
             state = _activate(bracket, RELU)
@@ -205,14 +203,14 @@ def forward_loop(
             if SAVE:
                 tl.store(queries_ptr + read * H + units, state, mask=units < H)
             if RESIDENT:
-                total = tl.sum(memory * state[None, :], 1)
+                total = tl.sum(memory * state[:, None], 0)
             else:
                 total = _attend_past(
                     state, states_ptr, strengths_ptr, t, batch, sequence, H, BLOCK_H, TILE
                 )
                 if GIVEN_MEMORY:  # queries are always stored then
                     tl.debug_barrier()
-                    given = _times(memory_ptr, queries_ptr + read * H, H, BLOCK_H, TILE)
+                    given = _times_transposed(memory_ptr, queries_ptr + read * H, H, BLOCK_H, TILE)
                     total += tl.load(powers_ptr + t) * given
             if READ_GAIN:
                 total *= _per_direction(state, H, QUERY_EPS)
@@ -230,24 +228,21 @@ def forward_loop(
                 total = normed * gain + bias
             state = _activate(total, RELU)
         hidden = state
-        tl.store(states_ptr + row * H + units, hidden, mask=units < H)
+        _store_state(states_ptr, trail_ptr, row, batch, hidden, units, H)
         if RESIDENT:
             memory = decay * memory + fast_lr * hidden[:, None] * hidden[None, :]
         else:
-            previous_ptr = states_ptr + row * H
-            tl.debug_barrier()  # h(t) is loaded by other threads than those that stored it
+            tl.debug_barrier()
     if HAS_LENGTHS:
         for t in range(own_steps, steps):
-            row = t * batch + sequence
-            tl.store(states_ptr + row * H + units, hidden, mask=units < H)
+            _store_state(states_ptr, trail_ptr, t * batch + sequence, batch, hidden, units, H)
 
 
 @triton.jit(do_not_specialize=["steps", "batch"])
 def backward_loop(
-    grad_states_ptr, states_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
+    grad_states_ptr, trail_ptr, queries_ptr, normed_ptr, found_ptr, scales_ptr,
     lengths_ptr, memory_ptr, weight_ptr, gain_ptr, read_gain_ptr, powers_ptr, strengths_ptr,
-    grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr,
-    grad_gains_ptr, grad_biases_ptr, grad_read_gains_ptr, steps, batch,
+    grad_drive_ptr, grad_hidden_ptr, grad_reads_ptr, grad_gains_ptr, steps, batch,
     H: tl.constexpr, S: tl.constexpr, QUERY_EPS: tl.constexpr,
     READ_LIMIT: tl.constexpr, RELU: tl.constexpr,
     LAYER_NORM: tl.constexpr, IDENTITY: tl.constexpr, PREVIOUS: tl.constexpr,
@@ -256,14 +251,16 @@ def backward_loop(
 ):  # fmt: skip
     """Stores the gradients of drive (T, B, H), first state (B, H) and every z (T·S, B, H).
 
-    Those of the gain and bias of layer normalisation and of the gain of z are one row per sequence,
-    (B, H), to be summed by the caller, so that the order of the sum never changes. Past the end of
+    Those of the gain and bias of layer normalisation and of the gain of z, as far as they exist,
+    are one row per sequence, (·, B, H), to be summed by the caller, so that the order of the sum
+    never changes. Past the end of
     a sequence the gradient of drive is 0, and that of z is not stored.
     """
-    dtype = states_ptr.dtype.element_ty
+    dtype = trail_ptr.dtype.element_ty
     units = tl.arange(0, BLOCK_H)
     sequence = tl.program_id(0).to(tl.int64)
     batch = batch.to(tl.int64)
+    states_ptr = trail_ptr + batch * H
     if GIVEN_MEMORY:
         memory_ptr += sequence * H * H
     carried = tl.zeros((BLOCK_H,), dtype)  # what h(t) receives by way of step t + 1
@@ -285,13 +282,17 @@ def backward_loop(
             row = t * batch + sequence
             carried += _load_row(grad_states_ptr, row, units, H)
             tl.store(grad_drive_ptr + row * H + units, tl.zeros_like(carried), mask=units < H)
+    coming = (own_steps - 1) * batch + sequence
+    output_ahead = _load_row(states_ptr, coming, units, H)
+    grad_ahead = _load_row(grad_states_ptr, coming, units, H)
     for age in range(own_steps):
         t = own_steps - 1 - age
         row = t * batch + sequence
-        output = _load_row(states_ptr, row, units, H)
-        grad = carried + _load_row(grad_states_ptr, row, units, H)
+        output, grad = output_ahead, carried + grad_ahead
+        coming = tl.maximum(t - 1, 0) * batch + sequence
+        output_ahead = _load_row(states_ptr, coming, units, H)
+        grad_ahead = _load_row(grad_states_ptr, coming, units, H)
         if RESIDENT:
-            grad += fast_lr * tl.sum(grad_memory * output[None, :], 1)
             grad += fast_lr * tl.sum(grad_memory * output[:, None], 0)
             grad_memory *= decay
         else:
@@ -304,18 +305,21 @@ def backward_loop(
             # Here ``output`` is h_s+1, ``grad`` its gradient, and ``query`` is h_s.
             read = (t * S + S - 1 - done) * batch + sequence
             query = _load_row(queries_ptr, read, units, H)
-            grad = _through_activation(grad, output, RELU)
+            if READ_GAIN:
+                found = _load_row(found_ptr, read, units, H)
             if LAYER_NORM:
                 normed = _load_row(normed_ptr, read, units, H)
+                scale = tl.load(scales_ptr + read)
+            grad = _through_activation(grad, output, RELU)
+            if LAYER_NORM:
                 grad_gain += grad * normed
                 grad_bias += grad
                 grad *= gain
                 grad -= (tl.sum(grad, 0) + normed * tl.sum(grad * normed, 0)) / H
-                grad = tl.where(units < H, grad * tl.load(scales_ptr + read), 0.0)
+                grad = tl.where(units < H, grad * scale, 0.0)
             # From here on ``grad`` is that of the boundary, and ``grad_read`` that of z.
             grad_read = grad
             if READ_GAIN:
-                found = _load_row(found_ptr, read, units, H)
                 bound = _bound(found, H, READ_LIMIT)
                 found *= bound
                 grad_read_gain += grad * found
@@ -333,6 +337,7 @@ def backward_loop(
                 grad_query += tl.load(powers_ptr + t) * given
             if RESIDENT:
                 grad_memory += grad_read[:, None] * query[None, :]
+                grad_memory += query[:, None] * grad_read[None, :]
             if READ_GAIN:
                 grad_query -= by_length * query
             if IDENTITY:
@@ -352,8 +357,10 @@ def backward_loop(
         if PREVIOUS:
             carried += grad
     tl.store(grad_hidden_ptr + sequence * H + units, carried, mask=units < H)
+    row = sequence
     if LAYER_NORM:
-        tl.store(grad_gains_ptr + sequence * H + units, grad_gain, mask=units < H)
-        tl.store(grad_biases_ptr + sequence * H + units, grad_bias, mask=units < H)
+        tl.store(grad_gains_ptr + row * H + units, grad_gain, mask=units < H)
+        tl.store(grad_gains_ptr + (row + batch) * H + units, grad_bias, mask=units < H)
+        row += 2 * batch
     if READ_GAIN:
-        tl.store(grad_read_gains_ptr + sequence * H + units, grad_read_gain, mask=units < H)
+        tl.store(grad_gains_ptr + row * H + units, grad_read_gain, mask=units < H)
