@@ -78,9 +78,10 @@ def test_only_seeds_of_both_are_compared():
     assert battery.cells(results[:2]) == []
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     trials = [battery.Trial("text", 16, 1, 32, "tanh", layer, 0, 2) for layer in battery.LAYERS]
-    monkeypatch.setattr(battery, "trials", lambda seeds, updates: trials)
+    monkeypatch.setattr(battery, "trials", lambda *budget: trials)
     monkeypatch.setattr(battery, "HELD_OUT", 8)
     arguments = ["battery", "--output", str(tmp_path), "--jobs", "1", "--json", "--updates", "2"]
     assert main(arguments) == 0
@@ -104,13 +105,13 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
         assert main(arguments) == 2  # and takes nothing from who works there
     assert "is being worked on by process" in capsys.readouterr().err
     deeper = [replace(trial, layers=2) for trial in trials]
-    monkeypatch.setattr(battery, "trials", lambda seeds, updates: deeper)
+    monkeypatch.setattr(battery, "trials", lambda *budget: deeper)
     assert main(arguments) == 0
     page = (tmp_path / "battery.md").read_text()
     assert "ours / `nn.RNN`" in page
     assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" in page
     longer = [replace(trial, updates=3) for trial in trials]
-    monkeypatch.setattr(battery, "trials", lambda seeds, updates: longer)
+    monkeypatch.setattr(battery, "trials", lambda *budget: longer)
     assert main([*arguments[:-1], "3"]) == 0
     page = (tmp_path / "battery.md").read_text()  # of networks with one budget alone
     assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" not in page
@@ -118,12 +119,11 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
 
 def test_what_diverged_is_kept_as_that(tmp_path, monkeypatch):
     monkeypatch.setattr(battery, "HELD_OUT", 8)
-    monkeypatch.setattr(battery, "LEARNING_RATE", math.inf)
-    trial = battery.Trial("adding", 16, 1, 32, "relu", "FastWeightsRNN", 0, 101)
+    trial = battery.Trial("adding", 16, 1, 32, "relu", "FastWeightsRNN", 0, 101, 1e38)
     lost = battery.run(trial)
     assert lost["loss"] is None
     setting = {name: lost[name] for name in battery.SETTINGS}
-    good = [result(layer, 0.1, seed=seed, updates=101, **setting) for layer in battery.LAYERS
+    good = [result(layer, 0.1, seed=seed, updates=101, learning_rate=1e38, **setting) for layer in battery.LAYERS
             for seed in (0, 1) if (layer, seed) != ("FastWeightsRNN", 0)]  # fmt: skip
     file = tmp_path / "battery.jsonl"
     file.write_text("".join(json.dumps(each) + "\n" for each in (lost, *good)))
@@ -139,20 +139,25 @@ def test_any_part_can_be_asked_for(tmp_path, monkeypatch):
         "fwrnn.commands.battery.train", lambda trials, *_: asked.extend(trials) or []
     )
     part = "--task text --task adding --steps 200 --layers 2 --units 32 --nonlinearity relu"
+    part += " --learning-rate 1e-3"
     assert main(["battery", *part.split(), "--seeds", "2", "--output", str(tmp_path)]) == 0
     assert {trial.task for trial in asked} == {"text", "adding"} and len(asked) == 2 * 2 * 2
-    assert {(t.steps, t.layers, t.units, t.nonlinearity) for t in asked} == {(200, 2, 32, "relu")}
+    chosen = {(t.steps, t.layers, t.units, t.nonlinearity, t.learning_rate) for t in asked}
+    assert chosen == {(200, 2, 32, "relu", 1e-3)}
 
 
 @pytest.mark.parametrize(("part", "told"), [
     (["--task", "txt"], "--task must be one of text, adding, copying, retrieval, got 'txt'"),
     (["--units", "64"], "--units must be one of 32, 128, got 64"),
+    (["--learning-rate", "0"], "must be a number above 0, got '0'"),
+    (["--learning-rate", "nan"], "must be a number above 0, got 'nan'"),
 ])  # fmt: skip
 def test_an_unknown_part_is_named(part, told, capsys):
     assert main(["battery", *part]) == 2
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_defaults_learn_and_recall():
     """The least of the battery: text and retrieval, a few hundred updates, 32 units."""
     losses = {

@@ -56,6 +56,7 @@ def test_what_a_package_brings_is_offered_explained_and_suggested(fwrnn):
     assert none[0] == 2 and "task.length must be 1 or more, got 0" in none[1]
 
 
+@pytest.mark.slow
 def test_what_a_package_brings_is_swept_over_and_evaluates(fwrnn, tmp_path):
     settings = ["task=recall_first", "task.length=3", "threads=1", "model.hidden_size=20"]
     settings += ["trainer.max_updates=150", "trainer.learning_rate=0.01"]

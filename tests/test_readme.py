@@ -42,6 +42,7 @@ def test_layer_in_five_lines_runs():
     assert names["state"].memory.matrix().shape == (1, 128, 50, 50)
 
 
+@pytest.mark.slow
 def test_the_layer_alone_imports_nothing_of_the_experiments():
     program = "import sys, torch, fwrnn; fwrnn.FastWeightsRNN(2, 3)(torch.ones(4, 1, 2))"
     command = [sys.executable, "-c", f"{program}; print(*sys.modules)"]

@@ -58,12 +58,13 @@ class Trial:
     layer: str
     seed: int
     updates: int = UPDATES
+    learning_rate: float = LEARNING_RATE
 
 
-def trials(seeds: int, updates: int) -> list[Trial]:
+def trials(seeds: int, updates: int, learning_rate: float) -> list[Trial]:
     """The whole battery, one seed after another, so that a part of it is a battery already."""
     return [
-        Trial(task, steps, layers, units, nonlinearity, layer, seed, updates)
+        Trial(task, steps, layers, units, nonlinearity, layer, seed, updates, learning_rate)
         for seed, steps, units, layers, nonlinearity, task, layer in product(
             range(seeds), STEPS, UNITS, DEPTHS, NONLINEARITIES, TASKS, LAYERS
         )
@@ -74,8 +75,8 @@ def run(trial: Trial, threads: int = 1) -> dict:
     """Train one network; its settings, its loss on held-out sequences and, of classes, its error.
     A loss that is no finite number any more is None.
 
-    Adam at 3e-3, from 0 in 100 updates and back to 0 along a cosine, gradients clipped at 1, 64
-    fresh sequences at a time. Equal trials give equal numbers on one machine.
+    Adam at the trial's learning rate, from 0 in 100 updates and back to 0 along a cosine, gradients
+    clipped at 1, 64 fresh sequences at a time. Equal trials give equal numbers on one machine.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(trial.seed)
@@ -85,7 +86,7 @@ def run(trial: Trial, threads: int = 1) -> dict:
     core = LAYERS[trial.layer](inputs, trial.units, trial.layers, trial.nonlinearity)
     head = nn.Linear(trial.units, task.outputs)
     parameters = [*core.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, lr=trial.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda n: min(1, (n + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * n / trial.updates)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fwrnn.commands.arguments import Parser, positive
+from fwrnn.commands.arguments import Parser, positive, rate
 from fwrnn.errors import UserError
 from fwrnn.machine import cores
 from fwrnn.reading import is_number
@@ -34,6 +34,9 @@ def parser() -> Parser:
     parser.add_argument(
         "--updates", type=positive, default=3000, metavar="N", help="of each; default: 3000"
     )
+    parser.add_argument(
+        "--learning-rate", type=rate, default=3e-3, metavar="RATE", help="of Adam; default: 0.003"
+    )
     for name, of, metavar, told in PARTS:
         parser.add_argument(f"--{name}", action="append", type=of, metavar=metavar, help=told)
     parser.add_argument(
@@ -55,7 +58,7 @@ def main(argv: list[str]) -> int:
     from fwrnn.files import json_text, write_whole
     from fwrnn.learning.claim import claimed
 
-    wanted = battery.trials(options.seeds, options.updates)
+    wanted = battery.trials(options.seeds, options.updates, options.learning_rate)
     for name, *_ in PARTS:
         chosen = getattr(options, name)
         for value in chosen or ():
@@ -68,8 +71,9 @@ def main(argv: list[str]) -> int:
     with claimed(folder, "--output DIR chooses another folder"):
         cells = battery.cells(train(wanted, file, options.jobs))
         print(json_text(cells) if options.json else battery.markdown(cells), flush=True)
-        # What was trained before, too, in as many updates.
-        kept = [result for result in read(file) if result["updates"] == options.updates]
+        # What was trained before, too, in the same budget.
+        budget = options.updates, options.learning_rate
+        kept = [x for x in read(file) if (x["updates"], x["learning_rate"]) == budget]
         kept = battery.markdown(battery.cells(kept))
         write_whole(folder / "battery.md", (kept + "\n").encode())
     return 0
@@ -120,16 +124,17 @@ def read(file: Path) -> list[dict]:
             result = json.loads(line)
         except ValueError:
             continue
-        if _is_result(result):
-            results.append(result)
+        if isinstance(result, dict):
+            result = {"learning_rate": 3e-3} | result  # which was the only one
+            if _is_result(result):
+                results.append(result)
     return results
 
 
-def _is_result(result: Any) -> bool:
+def _is_result(result: dict[str, Any]) -> bool:
     """Whether it is what ``battery.run`` returns."""
     return (
-        isinstance(result, dict)
-        and all(isinstance(result.get(name), str | int) for name in _settings())
+        all(isinstance(result.get(name), str | int | float) for name in _settings())
         and is_number(result.get("blank"))
         and (is_number(loss := result.get("loss", "none")) or loss is None)
     )

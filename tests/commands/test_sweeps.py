@@ -38,6 +38,7 @@ def results(folder) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_twice_ends_as_an_undisturbed_one(tiny, tmp_path, monkeypatch):
     settings = [*tiny, "trainer.max_updates=60", "trainer.evaluate_every=10"]
     words = ["train", "-m", *settings, *GRID]
@@ -222,6 +223,7 @@ def test_folders_say_what_differs_from_the_defaults(tiny, tmp_path, monkeypatch)
     assert "pairs=4" in names[0] and "pairs=8" in names[1] and names[0].endswith("_seed0")
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_a_trial_that_diverges(tiny, tmp_path, monkeypatch, capsys):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     monkeypatch.chdir(tmp_path)
@@ -244,6 +246,7 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(monkeypatch):
     assert error == "hydra/sweeper=optuna needs: pip install 'fwrnn[search]'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["cores", "submitit_local"])
 def test_every_launcher_has_the_same_status_and_record(
     tiny, tmp_path, monkeypatch, capsys, launcher

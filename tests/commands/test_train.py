@@ -195,6 +195,7 @@ def test_full_disk_keeps_what_was_there(tiny, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_digits_are_learned_in_glimpses_without_a_download(unpainted, tmp_path):
     pytest.importorskip("sklearn")
     settings = ["task=mnist_glimpses", "task.dataset=digits", "model=multilevel", "threads=1"]

@@ -82,6 +82,7 @@ def test_browser_runs_the_page_and_nothing_that_files_brought(written, tmp_path)
     assert picture.stat().st_size > 30_000
 
 
+@pytest.mark.slow
 @needs_browser
 def test_tables_are_sorted_by_a_click(written):
     text = written.read_text(encoding="utf-8")

@@ -299,6 +299,7 @@ for batch in (2, 40):
 """
 
 
+@pytest.mark.slow
 def test_processors_with_narrow_registers(monkeypatch):
     monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "")

@@ -419,6 +419,7 @@ def untried(monkeypatch):
     monkeypatch.setattr(trial, "_failed", set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     {"inner_steps": 0}, {"nonlinearity": "relu", "read_gain": "fixed", "layer_norm": False},
     {"boundary": "identity", "nonlinearity": "relu"},
@@ -453,6 +454,7 @@ def test_auto_leaves_a_wrong_one_alone(device, untried, monkeypatch, fault):
     assert made.form(x) == "triton"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 20])
 def test_a_trial_finds_no_fault_at_other_sizes(device, form, size):
     slow = problem(size=size, read_gain=True)[3]

@@ -61,6 +61,7 @@ def test_compiles_once_for_all_lengths_and_batches(backend):
                 torch.testing.assert_close(one, parameter.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_cell_takes_its_steps():
     torch._dynamo.reset()
     cell = FastWeightsRNNCell(3, 4)
@@ -93,6 +94,7 @@ class Flat(nn.Module):
         return output, *tensors(state)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("settings", [
     {"num_layers": 2, "bidirectional": True, "inner_steps": 2},
@@ -224,6 +226,7 @@ def _train_on_states(spawned: int, file: str, rank: int) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_their_gradients(tmp_path):
     file = str(tmp_path / "meet")
     other = torch.multiprocessing.spawn(_train_on_states, (file, 1), nprocs=1, join=False)

@@ -91,6 +91,7 @@ def go_on(config, folder):
     return train(config, folder, resume=RunFolder(folder).last.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_that_died_at_any_write_ends_in_the_same_weights(tiny, tmp_path, monkeypatch):
     config = compose(*tiny, "trainer.max_updates=4", "trainer.evaluate_every=2", "model=rnn")
     undisturbed = train(config, tmp_path / "undisturbed")
@@ -120,6 +121,7 @@ def test_a_run_that_died_at_any_write_ends_in_the_same_weights(tiny, tmp_path, m
     assert last > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["fast_weights"])
 def test_runs_that_are_killed_at_random_end_in_the_same_weights(tiny, tmp_path, model):
     """FWRNN_KILLS=30 kills 30 of them."""
@@ -199,6 +201,7 @@ def test_a_folder_is_for_one_process(tiny, tmp_path):
         train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_second_have_folders_of_their_own(tiny, tmp_path, monkeypatch):
     program = "import sys; from pathlib import Path; from fwrnn.commands.train import _start; "
     program += "from fwrnn.commands.composition import Job, composed; "

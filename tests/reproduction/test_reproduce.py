@@ -36,6 +36,7 @@ def run(seed=0, error=0.1, **tested):
     return Run(Path(f"seed{seed}"), seed, metrics, tested or None)
 
 
+@pytest.mark.slow
 def test_shipped_weights_come_out_as_recorded(tmp_path, capsys):
     names = ["table1", "table3", "figure5"]
     assert main(["reproduce", *names, "--json", "--output", str(tmp_path)]) == 0
@@ -124,6 +125,7 @@ def small(monkeypatch, tmp_path):
     return ["reproduce", "small", "--retrain", "--output", str(tmp_path / "own"), *words]
 
 
+@pytest.mark.slow
 def test_retraining_does_what_is_missing_or_changed_and_nothing_twice(
     small, tmp_path, capsys, monkeypatch
 ):
@@ -185,6 +187,7 @@ def test_what_a_training_says_may_be_in_any_encoding(tmp_path, monkeypatch):
     assert told == ["M\N{REPLACEMENT CHARACTER}ller"]
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_told_and_the_others_are_done(small, capsys):
     assert main([*small, "--seeds", "1", "--set", "trainer.learning_rate=1e30"]) == 1
     told = capsys.readouterr().err

@@ -250,6 +250,7 @@ def a3c_config(*more):
     return compose(*SMALL, "trainer=a3c", "trainer.games=4", *more)
 
 
+@pytest.mark.slow
 def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, monkeypatch):
     # A semaphore is a file of the system, which stays when all processes are killed together.
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", lambda *a, **k: 1 / 0)
@@ -319,6 +320,7 @@ def running(process: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ps of Linux")
 def test_workers_end_with_their_parent(tmp_path):
     words = [*SMALL, "trainer=a3c", "trainer.workers=1", "trainer.max_updates=1000000"]
