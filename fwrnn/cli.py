@@ -68,6 +68,14 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output left, as `head` does; keep Python quiet at exit too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except RuntimeError as error:
+        if type(error).__name__ not in ("OutOfMemoryError", "AcceleratorError"):
+            raise
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        return _say(
+            f"the GPU gave up: {reason}; smaller batches need less, device=cpu needs none, and "
+            "fwrnn train resume=RUN goes on from what was saved", 1,
+        )  # fmt: skip
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}", 1)

@@ -122,8 +122,8 @@ def test_what_diverged_is_kept_as_that(tmp_path, monkeypatch):
     trial = battery.Trial("adding", 16, 1, 32, "relu", "FastWeightsRNN", 0, 101, 1e38)
     lost = battery.run(trial)
     assert lost["loss"] is None
-    setting = {name: lost[name] for name in battery.SETTINGS}
-    good = [result(layer, 0.1, seed=seed, updates=101, learning_rate=1e38, **setting) for layer in battery.LAYERS
+    setting = {name: lost[name] for name in (*battery.SETTINGS, "updates", "learning_rate")}
+    good = [result(layer, 0.1, seed=seed, **setting) for layer in battery.LAYERS
             for seed in (0, 1) if (layer, seed) != ("FastWeightsRNN", 0)]  # fmt: skip
     file = tmp_path / "battery.jsonl"
     file.write_text("".join(json.dumps(each) + "\n" for each in (lost, *good)))

@@ -206,9 +206,9 @@ def test_damaged_weights_are_never_answered_with(run, data):
     cut = data.draw(st.booleans())
     flipped = bytes([intact[place] ^ data.draw(st.integers(1, 255))])
     path.write_bytes(intact[:place] if cut else intact[:place] + flipped + intact[place + 1 :])
-    found = told_in_a_line(lambda: RunFolder(run).read_best(torch.device("cpu"))["model"])
+    found = told_in_a_line(lambda: RunFolder(run).read_best()["model"])
     if found is not None:  # what was changed says nothing: dates, padding
-        wanted = RunFolder(SHIPPED).read_best(torch.device("cpu"))["model"]
+        wanted = RunFolder(SHIPPED).read_best()["model"]
         same = {name: torch.equal(x, found[name]) for name, x in wanted.items() if name in found}
         assert all(same.values())
         told_in_a_line(lambda: load(run))
@@ -244,7 +244,7 @@ def test_weights_that_unfold_are_refused(run):
 def test_weights_are_read_as_numpy_reads_them(tmp_path):
     arrays = {"a": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "b": np.array(1), "c": [[]]}
     np.savez(tmp_path / "weights.npz", **arrays)
-    found = RunFolder(tmp_path).read_best(torch.device("cpu"))["model"]
+    found = RunFolder(tmp_path).read_best()["model"]
     for name, array in arrays.items():
         assert np.array_equal(found[name], array)
 

@@ -54,7 +54,8 @@ def _version(package: str) -> str | None:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can be had without hurting anyone; None where that cannot be found out."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if device.type != "cpu":
         return None
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")

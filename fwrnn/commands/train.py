@@ -117,8 +117,9 @@ def _start_or_go_on(job: Job, done: bool) -> float:
     from fwrnn.learning.run_folder import RunFolder
 
     config, run = read_config(job.config), RunFolder(job.folder)
-    if job.among_others and config.threads is None:
-        config.threads = 1
+    if job.among_others:
+        config.threads = config.threads or 1
+        config.device = "cpu" if config.device == "auto" else config.device  # one GPU is not many
     begun = run.has_begun and run.config.is_file()
     if begun:
         saved = read_config(migrated(run.read_config()))
@@ -298,7 +299,7 @@ def conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason: str)
 
     config, kind, task, model, device = assembly
     progress = trainer.progress
-    model.load_state_dict(run.read_checkpoint(run.best, device)["model"])
+    model.load_state_dict(run.read_checkpoint(run.best)["model"])
     with stop.at_once():
         outcome = kind.test(task, model, device, kind.question(config.trainer), {})
         still, moving = outcome.draw()

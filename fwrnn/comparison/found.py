@@ -267,12 +267,10 @@ def _saved_update(folder: Path) -> int:
         raise UserError("there is no last.pt to go on from")
     if size > LARGEST_CHECKPOINT:
         raise UserError(f"last.pt is larger than {LARGEST_CHECKPOINT >> 20:,} MiB")
-    import torch  # takes longer than everything else here
-
-    from fwrnn.learning.run_folder import RunFolder
+    from fwrnn.learning.run_folder import RunFolder  # with PyTorch, longer than all else here
 
     try:
-        update = RunFolder(folder).read_checkpoint(last, torch.device("cpu"))["update"]
+        update = RunFolder(folder).read_checkpoint(last)["update"]
         return int(update)
     except (KeyError, TypeError, ValueError, UserError):
         raise UserError("last.pt is broken, or of another program") from None

@@ -112,8 +112,13 @@ class AssociativeLSTM(nn.Module):
 
 
 def _permuted(keys: Tensor, permutations: Tensor) -> Tensor:
-    """P_s applied to keys (B, heads, H/2, 2), for every copy s → (B, heads, copies, H/2, 2)."""
-    return keys.index_select(2, permutations.view(-1)).unflatten(2, permutations.shape)
+    """P_s applied to keys (B, heads, H/2, 2), for every copy s → (B, heads, copies, H/2, 2).
+
+    By ``gather``, as the gradient of ``index_select`` sums in any order on a GPU.
+    """
+    batch, heads, half, parts = keys.shape
+    places = permutations.view(1, 1, -1, half, 1).expand(batch, heads, -1, -1, parts)
+    return keys.unsqueeze(2).expand_as(places).gather(3, places)
 
 
 def _bound(z: Tensor) -> Tensor:

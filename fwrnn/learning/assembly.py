@@ -1,6 +1,7 @@
 """A task, a model and a device from a configuration; what every command starts with."""
 
 import ctypes
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,8 @@ from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.shipped import place_of
 from fwrnn.machine import memory
 from fwrnn.models.network import Network
+
+log = logging.getLogger(__name__)
 
 
 class Assembly(NamedTuple):
@@ -45,6 +48,8 @@ def assemble(config: Config, sizes: dict[str, torch.Size] | None = None) -> Asse
     """
     on_cpu = getattr(config.trainer, "cpu_only", False) and config.device == "auto"
     device = choose_device("cpu" if on_cpu else config.device)
+    if device.type == "cuda":  # else cuDNN rounds what LSTM and IRNN multiply to 10 bits of 23
+        torch.backends.cudnn.allow_tf32 = False
     keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -174,7 +179,7 @@ def load_run(
         if not hasattr(config.task, "data_dir"):
             raise UserError(f"task {config.task.name} reads no data: leave --data-dir out")
         config.task.data_dir = data_dir
-    best = folder.read_best(torch.device("cpu"))
+    best = folder.read_best()
     try:
         weights, update = best["model"], best["update"]
         sizes = {name: weight.shape for name, weight in weights.items()}
@@ -203,13 +208,19 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is CUDA where there is one, else the CPU.
+    """The device called ``name``; "auto" is CUDA where there is one that works, else the CPU.
 
     Raises:
         UserError: this machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        try:
+            return choose_device("cuda")
+        except UserError as error:
+            log.warning(str(error).partition(";")[0] + ": the CPU takes its place")
+            return torch.device("cpu")
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda", "mps", "xpu") or name.startswith("cpu:"):

@@ -304,7 +304,7 @@ class Trainer:
 
     def _diverged(self, what: str) -> RunFailed:
         try:
-            update = self.folder.read_checkpoint(self.folder.last, torch.device("cpu"))["update"]
+            update = self.folder.read_checkpoint(self.folder.last)["update"]
             saved = f"the last good checkpoint is {self.folder.last}, of update {update}"
         except Exception:
             saved = "there is no checkpoint yet"
@@ -354,12 +354,12 @@ class Trainer:
             UserError: it is missing, broken, or of another model.
         """
         try:
-            content = self.folder.read_checkpoint(self.folder.last, self.device)
+            content = self.folder.read_checkpoint(self.folder.last)
         except UserError as error:
             if not self.folder.before_last.is_file():
                 raise
             log.warning(f"{error}: going on with the one before it")
-            content = self.folder.read_checkpoint(self.folder.before_last, self.device)
+            content = self.folder.read_checkpoint(self.folder.before_last)
         try:
             self.load(content)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
@@ -373,7 +373,7 @@ class Trainer:
                 f"{self.config.max_updates:,}; give as many or more"
             )
         if self.progress.best_update and self.best_weights is None:  # of an earlier version
-            self.best_weights = self.folder.read_checkpoint(self.folder.best, self.device)["model"]
+            self.best_weights = self.folder.read_checkpoint(self.folder.best)["model"]
         self._write_derived()
 
 

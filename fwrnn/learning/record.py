@@ -60,6 +60,7 @@ def metrics_of(
         "parameters": model.parameter_count,
         "state_size": model.state_size,
         "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",

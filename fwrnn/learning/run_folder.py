@@ -136,29 +136,29 @@ class RunFolder:
         """The file that holds the best weights."""
         return self.plain if self.plain.exists() else self.best
 
-    def read_best(self, device: torch.device) -> dict:
+    def read_best(self) -> dict:
         """The best weights as ``model``, and their ``update``; no code in the file is run.
 
         Raises:
             UserError: the file is missing or broken.
         """
         if self.weights == self.best:
-            return self.read_checkpoint(self.best, device)
+            return self.read_checkpoint(self.best)
         try:
-            model = {name: torch.from_numpy(x).to(device) for name, x in _arrays(self.plain)}
+            model = {name: torch.from_numpy(x) for name, x in _arrays(self.plain)}
         except Exception:  # numpy and zipfile raise anything on damaged files
             raise UserError(f"{self.plain} does not hold plain arrays, or is broken") from None
         return {"model": model, "update": self.read_metrics().get("best_update")}
 
-    def read_checkpoint(self, path: Path, device: torch.device) -> dict:
-        """A checkpoint's content; no code in the file is run.
+    def read_checkpoint(self, path: Path) -> dict:
+        """A checkpoint's content, on the CPU; no code in the file is run.
 
         Raises:
             UserError: the file is missing, broken, or no checkpoint of this program.
         """
         try:
             check_archive(path)
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise UserError(f"there is no checkpoint at {path}") from None
         except Exception:  # torch.load raises whatever the bytes lead it to

@@ -140,13 +140,17 @@ def load(
     Raises:
         UserError: no such run, a broken one, data that are missing, or no such device.
     """
-    threads = torch.get_num_threads()
-    others = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    threads, coarse = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    started = torch.cuda.is_initialized()
+    others = range(torch.cuda.device_count()) if started else ()
     try:
         with torch.random.fork_rng(others):  # building a network draws first weights
             (config, _, task, model, where), _ = load_run(run, device, data_dir)
     finally:
         torch.set_num_threads(threads)  # those of the run are not for its guests
+        torch.backends.cudnn.allow_tf32 = coarse
+        if not started:  # GPUs would begin with the run's seed
+            torch.cuda.manual_seed_all(torch.initial_seed())
     core: Any = getattr(model, "core", None)
     if backend is not None and hasattr(core, "backend"):
         core.backend = backend

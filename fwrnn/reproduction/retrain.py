@@ -36,8 +36,8 @@ class Job:
     def command(self) -> list[str]:
         return [
             sys.executable, "-m", "fwrnn", "train", "-m", *self.cell.train, f"seed={self.seed}",
-            "threads=1", *self.more, f"hydra.sweep.dir={self.root / self.cell.folder}",
-            "hydra.sweep.subdir=seed${seed}",
+            "threads=1", "device=cpu", *self.more,
+            f"hydra.sweep.dir={self.root / self.cell.folder}", "hydra.sweep.subdir=seed${seed}",
         ]  # fmt: skip
 
 

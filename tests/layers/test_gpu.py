@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -277,6 +278,32 @@ def test_long_sequences_twice_the_same(device, steps, batch, size, given):
         assert (one is None and other is None) or torch.equal(one, other)
 
 
+@pytest.mark.parametrize("inner_steps", [0, 2])
+def test_kernels_are_compiled_for_plain_numbers(inner_steps):
+    *_, slow, _, _ = problem(read_gain=True)
+    rule = Rule(inner_steps=np.int64(inner_steps))
+    constants = gpu._constants(None, slow, rule, None)
+    assert {type(value) for value in constants.values()} <= {bool, int, float}
+    assert {type(x) for x in gpu.variant(None, slow, rule, None)} <= {bool, int, str}
+
+
+def test_gradients_share_no_storage(device):
+    arguments = problem(read_gain=True, device=device)
+    grads = [grad for grad in fused(arguments, torch.ones_like(arguments[0])) if grad is not None]
+    assert len({grad.untyped_storage().data_ptr() for grad in grads}) == len(grads) == 8
+
+
+def test_infinity_stays_infinite(device, form):
+    drive, hidden, _, slow, rule, _ = problem(
+        4, 2, layer_norm=False, inner_steps=0, nonlinearity="relu", dtype=torch.float32,
+        device=device,
+    )  # fmt: skip
+    slow = SlowWeights(torch.full_like(slow.weight_hh, 1e10), None, None)
+    drive = torch.full_like(drive, 1e30)
+    states, *_ = gpu.forward(drive, hidden, None, slow, rule, None, save=False)
+    assert states[-1].isinf().all()
+
+
 class Compiled:
     """What Triton gives when it has compiled and launched a loop, noting how it is launched."""
 
@@ -325,6 +352,21 @@ def test_what_was_compiled_is_launched_by_addresses_with_the_same(device, monkey
     if backwards:
         call(shift=1)  # not where the compiler was told that addresses would be
         assert launches[-1][2] == named
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.functionalize])
+@pytest.mark.parametrize("backend", ["triton", "numba"])
+def test_what_a_transform_sees_first_is_not_kept(device, transform, backend):
+    layer, x = FastWeightsRNN(3, 5, backend=backend).requires_grad_(False), torch.randn(2, 2, 3)
+    if backend == "triton":
+        layer, x = layer.to(device), x.to(device)
+    layer.decay = 0.123  # with which nobody has come before
+    try:
+        transform(lambda y: (layer(x)[0] * y).sum())(torch.tensor(1.0, device=x.device))
+    except RuntimeError as error:
+        assert "NYI" in str(error) and transform is torch.func.functionalize
+    layer.backend, found = "attention", layer(x)[0]
+    torch.testing.assert_close(found, layer(x)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_saved_unless_backward_follows(device, form):

@@ -103,6 +103,19 @@ def test_a_kernel_that_does_not_work_is_left_alone_and_said_so_once(monkeypatch,
     assert FastWeightsRNN(5, 7, backend="numba").form(torch.randn(6, 3, 5)) == "numba"
 
 
+def test_a_full_gpu_is_no_fault_of_the_kernel(monkeypatch, recwarn):
+    layer, x, backward = FastWeightsRNN(5, 7), torch.randn(6, 3, 5), cpu.backward
+    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):
+        layer(x)
+    monkeypatch.setattr(cpu, "backward", backward)
+    output, _ = layer(x)
+    assert layer.form(x) == "numba" and not recwarn.list
+    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.OutOfMemoryError):  # not tried again in a form that needs more
+        output.sum().backward()
+
+
 def test_not_a_number_is_wrong(monkeypatch):
     forward = cpu.forward
     monkeypatch.setattr(cpu, "forward", lambda *a: [x * float("nan") for x in forward(*a)])

@@ -314,4 +314,4 @@ def test_parts_larger_than_the_file_are_refused_before_they_take_memory(tmp_path
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(50_000_000))
     with pytest.raises(UserError, match="is broken"):
-        RunFolder(tmp_path).read_checkpoint(path, torch.device("cpu"))
+        RunFolder(tmp_path).read_checkpoint(path)

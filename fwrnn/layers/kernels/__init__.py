@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fwrnn.layers import equations
 from fwrnn.layers.equations import InputWeights, SlowWeights
-from fwrnn.layers.kernels import operators, scan, trial
+from fwrnn.layers.kernels import cpu, operators, scan, trial
 from fwrnn.layers.kernels.operators import EAGER, FUSED
 from fwrnn.layers.memory import FastMemory, is_tracing
 from fwrnn.rule import BACKENDS, Rule, one_of
@@ -195,5 +195,5 @@ def _known_fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
 @lru_cache(maxsize=64)
 def _kept_fading(*key) -> Tensor:
     fading = _fading(*key)
-    fading.data_ptr()  # which those do not have
+    cpu.address(fading)  # which those do not have
     return fading

@@ -164,7 +164,7 @@ class _Plan:
         self.loops = cpu.compiled("associative_loops", self.dtype)
         self.numbers = (
             *(0 for _ in loops.COUNTERS), loops.VERSION, self.blocks, count, self.batch, half,
-            copies, heads, save, size, self.permutations.data_ptr(),
+            copies, heads, save, size, cpu.address(self.permutations),
         )  # fmt: skip
         self.arrays = len(loops.ARRAYS)
 

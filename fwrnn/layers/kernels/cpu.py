@@ -268,7 +268,7 @@ class _Plan:
             chunk,
             rule.nonlinearity == "tanh", normalised, rule.boundary == "identity",
             rule.inner_start == "previous", rule.plain_read,
-            *(table.data_ptr() for table in self._tables),
+            *map(address, self._tables),
         )  # fmt: skip
         folds = given or steps > chunk
         self._work_sizes = [
@@ -447,17 +447,25 @@ def _openmp():
     return function
 
 
+def address(tensor: Tensor) -> int:
+    """Where a tensor's numbers lie.
+
+    Raises:
+        RuntimeError: nowhere, as with those that ``torch.func`` gives to functions.
+    """
+    place = tensor.data_ptr()
+    if not place and tensor.numel():
+        raise RuntimeError("a tensor has no numbers in memory; give one that has")
+    return place
+
+
 def call(loop, numbers: Iterable[int], tensors: tuple, arrays: int, threads: int) -> None:
     """Call ``loop`` in every thread of a team, with numbers and the addresses of tensors.
 
     There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
     """
     argument, missing = array("q", numbers), arrays - len(tensors)
-    for tensor in tensors:
-        address = 0 if tensor is None else tensor.data_ptr()
-        if not address and tensor is not None and tensor.numel():
-            raise RuntimeError("a tensor has no numbers in memory; give one that has")
-        argument.append(address)
+    argument.extend([0 if tensor is None else address(tensor) for tensor in tensors])
     argument.extend([0] * missing)
     run_team(loop, argument.buffer_info()[0], threads)
 

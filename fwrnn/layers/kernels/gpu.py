@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 
 from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT, SlowWeights
-from fwrnn.layers.kernels.cpu import is_found
+from fwrnn.layers.kernels.cpu import address, is_found
 from fwrnn.layers.kernels.trial import Case, constant_when_compiled
 from fwrnn.rule import Rule
 
@@ -83,7 +83,7 @@ def variant(
     memory: Tensor | None, slow: SlowWeights, rule: Rule, lengths: Tensor | None
 ) -> tuple[int | bool | str, ...]:
     """What the kernels are compiled for, besides the dtype: a ``trial.Case`` less T and B."""
-    reads = rule.inner_steps > 0
+    reads = int(rule.inner_steps) > 0
     return (
         slow.weight_hh.shape[0], memory is not None, lengths is not None,
         reads and slow.norm_weight is not None, reads and slow.read_gain is not None,
@@ -211,7 +211,7 @@ def backward(
     options = _options(size, states.dtype)
     _launch(triton_loops.backward_loop, tensors, steps, batch, constants, options)
     grad_memory = None if memory is None else _grad_memory(grad_reads, queries, rule)
-    sums = iter(by_sequence.sum(1))
+    sums = (rows.sum(0) for rows in by_sequence)  # no views of one tensor
     gain, shift, read = (next(sums) if use else None for use in used)
     return grad_drive, grad_hidden, grad_memory, gain, shift, read
 
@@ -237,18 +237,18 @@ def _constants(
     memory: Tensor | None, slow: SlowWeights, rule: Rule, lengths: Tensor | None
 ) -> dict:
     """What kernels are compiled for; T and B are not, so that a new one compiles nothing."""
-    units, dtype = len(slow.weight_hh), slow.weight_hh.dtype
+    units, dtype, inner_steps = len(slow.weight_hh), slow.weight_hh.dtype, int(rule.inner_steps)
     block = _block(units)
     return {
         "H": units,
-        "S": int(rule.inner_steps),
+        "S": inner_steps,
         "QUERY_EPS": QUERY_EPS,
         "READ_LIMIT": READ_LIMIT,
         "RELU": rule.nonlinearity == "relu",
-        "LAYER_NORM": slow.norm_weight is not None and rule.inner_steps > 0,
+        "LAYER_NORM": slow.norm_weight is not None and inner_steps > 0,
         "IDENTITY": rule.boundary == "identity",
         "PREVIOUS": rule.inner_start == "previous",
-        "READ_GAIN": slow.read_gain is not None and rule.inner_steps > 0,
+        "READ_GAIN": slow.read_gain is not None and inner_steps > 0,
         "GIVEN_MEMORY": memory is not None,
         "HAS_LENGTHS": lengths is not None,
         "RESIDENT": block * block * dtype.itemsize <= RESIDENT_BYTES,
@@ -281,7 +281,7 @@ def _launch(
     Triton takes longer to find what it has compiled than the GPU to run it, so that is kept here,
     for addresses that are multiples of 16 bytes. ``constants`` are in the order of the loop's.
     """
-    addresses = [tensor.data_ptr() for tensor in tensors]
+    addresses = list(map(address, tensors))
     aligned = not reduce(or_, addresses) % 16
     first, second, *_ = tensors  # all numbers after the first tensor are of the second one's type
     key = loop, first.device, first.dtype, second.dtype, *constants.values(), *options.values()
@@ -303,4 +303,7 @@ def _tables(rule: Rule, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
     """
     ages = torch.arange(MAX_STEPS + 1, dtype=torch.float64, device="cpu")
     powers = float(rule.decay) ** ages
-    return powers.to(device, dtype), (float(rule.fast_lr) * powers).to(device, dtype)
+    tables = powers.to(device, dtype), (float(rule.fast_lr) * powers).to(device, dtype)
+    for table in tables:
+        address(table)  # what has none is not kept
+    return tables

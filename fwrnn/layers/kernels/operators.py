@@ -75,6 +75,8 @@ def recurrence(
             drive = _drive(form, sequence, inputs)
             states, trail, _ = _forward(drive, hidden, memory, slow, lengths, form, rule, save)
             return _outputs(states, trail)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
             pass
     drive = inputs.drive(sequence).to(hidden.dtype)
@@ -275,6 +277,8 @@ class _Layer(torch.autograd.Function):
         if not torch.is_grad_enabled() and not is_observed(grad_states):
             try:
                 return *_Layer._fused(ctx, grad_states, *tensors), None, None, None
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError:
                 # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
                 pass
@@ -365,6 +369,8 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
     else:
         try:
             found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:
             # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
             compute = partial(_eager, "attention", ctx.rule, lengths)

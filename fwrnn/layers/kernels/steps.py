@@ -122,7 +122,7 @@ class _Plan:
         constants = (
             step_loops.VERSION, rule.inner_steps, rule.nonlinearity == "tanh",
             rule.boundary == "identity", rule.inner_start == "previous", rule.plain_read,
-            self.table.data_ptr(),
+            cpu.address(self.table),
             batch, inputs, units, count, wide, past, self.folds, self.one_gain,
         )  # fmt: skip
         # By which loop, and whether something is saved.
@@ -248,13 +248,13 @@ def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
             return _call_for(step, rule, scale)
         else:
             shapes.append(x.shape)
-            addresses.append(x.data_ptr())
+            addresses.append(cpu.address(x))
     plan = _plan(rule, scale, dtype, tuple(shapes))
     return plan and _Call(plan, step, addresses)
 
 
 def _addresses(*tensors: Tensor | None) -> list[int]:
-    return [0 if x is None else x.data_ptr() for x in tensors]
+    return [0 if x is None else cpu.address(x) for x in tensors]
 
 
 def _forward(call: _Call, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:

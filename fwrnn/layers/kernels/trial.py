@@ -93,10 +93,13 @@ def _kind(device: torch.device) -> str:
 def _in_a_thread(find_fault: Callable[[], str | None]) -> str | None:
     """What it returns or raises, in words; Ctrl-C does not wait for the end of a compilation."""
     faults: list[str | None] = []
+    full: list[torch.OutOfMemoryError] = []
 
     def find() -> None:
         try:
             faults.append(find_fault())
+        except torch.OutOfMemoryError as error:  # which is no fault of the kernel's
+            full.append(error)
         except Exception as error:  # compilers and drivers raise anything
             _log.debug("the trial of a kernel failed", exc_info=True)
             lines = str(error).strip().splitlines()
@@ -106,6 +109,8 @@ def _in_a_thread(find_fault: Callable[[], str | None]) -> str | None:
     alone = threading.Thread(target=find, daemon=True, name="fwrnn compiler")  # as cli knows it
     alone.start()
     alone.join()
+    if full:
+        raise full[0]
     return faults[0] if faults else "it ended the thread"
 
 
@@ -226,4 +231,5 @@ def _moved(arguments: tuple, grad_states: Tensor, device, dtype) -> tuple[tuple,
 def _by_kernel(implementation, arguments: tuple, grad_states: Tensor) -> list[Tensor | None]:
     with torch.no_grad():
         states, trail, saved = implementation.forward(*arguments, True)
+        implementation.forward(*arguments, False)  # which has to compile, too
         return [states, *implementation.backward(saved, trail, grad_states, *arguments[2:])]

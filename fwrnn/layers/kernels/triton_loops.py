@@ -195,6 +195,7 @@ def forward_loop(
             bracket += tl.sum(weight * hidden[:, None], 0)
         else:
             bracket += _times_transposed(weight_ptr, trail_ptr + row * H, H, BLOCK_H, TILE)
+        bracket = tl.where(units < H, bracket, 0.0)  # which 0 · ∞ was not
         state = hidden
         if not PREVIOUS:
             state = _activate(bracket, RELU)

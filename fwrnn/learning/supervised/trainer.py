@@ -152,6 +152,9 @@ class MovingAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float):
         super().__init__(model)
         self.decay = decay
+        for part in self.module.modules():
+            if isinstance(part, nn.RNNBase):  # whose copies cuDNN would put together at every call
+                part.flatten_parameters()
         self._pairs = list(self.module.parameters()), list(model.parameters())
 
     @torch.no_grad()
