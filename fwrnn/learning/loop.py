@@ -362,6 +362,8 @@ class Trainer:
             content = self.folder.read_checkpoint(self.folder.before_last)
         try:
             self.load(content)
+        except torch.OutOfMemoryError:  # of a GPU, which says nothing of the run
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
             raise UserError(
                 f"{self.folder.last} does not fit the run's configuration; what a run is made of, "

@@ -12,8 +12,8 @@ its results alone; above that W comes from the cache at every step, and the memo
 
 To check on a GPU::
 
-    python -m pytest tests/layers/test_gpu.py
-    compute-sanitizer python -m pytest tests/layers/test_gpu.py
+    python -m pytest -m '' tests/layers/test_gpu.py
+    compute-sanitizer python -m pytest -m '' tests/layers/test_gpu.py
     fwrnn bench --device cuda
 
 On an H100 (PyTorch 2.11, Triton 3.6) the tests passed, and the loops of a training step at B = 128
@@ -27,8 +27,8 @@ With eight warps instead of four they take half as long again: every warp repeat
 vectors. Sums over rows of a tile, in place of columns, save most of the shuffles, which is why W
 and a given memory are transposed. What attention costs backward grows with T². Around the loops are
 a dozen small launches, and the host, not the GPU, decided how long a step took there, 1.3 to 2.5
-ms, 1.1 to 1.6 times ``nn.LSTM``'s; ``_launch`` is the answer to that, which has only been tried in
-the interpreter yet. Everything is compiled for compute capabilities 7.5 to 12.0 besides. Without a
+ms, 1.1 to 1.6 times ``nn.LSTM``'s; ``_launch`` is the answer to that, which has only been tried
+with stand-ins yet. Everything is compiled for compute capabilities 7.5 to 12.0 besides. Without a
 GPU the tests use the interpreter, which ``TRITON_INTERPRET=1`` turns on.
 """
 
