@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fwrnn import __version__
 from fwrnn.commands import COMMANDS
-from fwrnn.errors import Interrupted, RunFailed, UserError, suggestion
+from fwrnn.errors import Interrupted, RunFailed, UserError, is_full, suggestion
 
 HELP = """\
 fwrnn: run, check and build on "Using Fast Weights to Attend to the Recent Past".
@@ -69,11 +69,11 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RuntimeError as error:
-        if type(error).__name__ not in ("OutOfMemoryError", "AcceleratorError"):
+        if not is_full(error):
             raise
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         return _say(
-            f"the GPU gave up: {reason}; smaller batches need less, device=cpu needs none, and "
+            f"the GPU is full ({reason}); smaller batches need less, device=cpu needs none, and "
             "fwrnn train resume=RUN goes on from what was saved", 1,
         )  # fmt: skip
     except OSError as error:

@@ -25,6 +25,14 @@ class Interrupted(KeyboardInterrupt):
         self.signal = signal
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a GPU had no memory left: PyTorch, Triton and cuBLAS say so in words of their own."""
+    if not isinstance(error, RuntimeError):
+        return False
+    words = "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
+    return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
+
+
 def suggestion(name: str, options: Iterable[str]) -> str:
     """ ", did you mean 'X'?" for the option nearest to ``name``, or "." when none is near.
 

@@ -134,7 +134,8 @@ def read(file: Path) -> list[dict]:
 def _is_result(result: dict[str, Any]) -> bool:
     """Whether it is what ``battery.run`` returns."""
     return (
-        all(isinstance(result.get(name), str | int | float) for name in _settings())
+        all(isinstance(result.get(name), str | int) for name in _settings()[:-1])
+        and is_number(result["learning_rate"])
         and is_number(result.get("blank"))
         and (is_number(loss := result.get("loss", "none")) or loss is None)
     )

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from fwrnn.config import Config, changed, migrated, read_config
-from fwrnn.errors import UserError
+from fwrnn.errors import UserError, is_full
 from fwrnn.interfaces import Task
 from fwrnn.learning.kinds import Kind, kind_of
 from fwrnn.learning.run_folder import RunFolder
@@ -185,7 +185,9 @@ def load_run(
         sizes = {name: weight.shape for name, weight in weights.items()}
         assembly = assemble(config, sizes)
         assembly.model.load_state_dict(weights)
-    except (Misfit, KeyError, TypeError, AttributeError, RuntimeError):
+    except (Misfit, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if is_full(error):
+            raise
         described = " with ".join([str(folder.config), *words_of(changes)])
         raise UserError(f"{folder.weights} does not fit the model of {described}") from None
     return assembly, update

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fwrnn.errors import RunFailed, UserError
+from fwrnn.errors import RunFailed, UserError, is_full
 from fwrnn.learning.adam import Adam
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.schema import Schedule
@@ -362,9 +362,9 @@ class Trainer:
             content = self.folder.read_checkpoint(self.folder.before_last)
         try:
             self.load(content)
-        except torch.OutOfMemoryError:  # of a GPU, which says nothing of the run
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if is_full(error):
+                raise
             raise UserError(
                 f"{self.folder.last} does not fit the run's configuration; what a run is made of, "
                 "trainer.average_decay=null included, cannot change"

@@ -1,6 +1,7 @@
 """A trained network to ask from Python: ``fwrnn.load(RUN)``."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -132,7 +133,7 @@ def load(
 
     Args:
         run: the folder of a run, or the name of a network that ships, such as "retrieval".
-        device: where it computes: "cpu", "cuda", …; "auto" is CUDA where there is one.
+        device: where it computes: "cpu", "cuda", …; "auto" is CUDA where there is one that works.
         data_dir: where the data of its task lie here, which name its classes.
         backend: the form that a fast-weights layer is computed in, such as "attention", the first
             to answer as it is not compiled; None: as the run was configured.
@@ -140,7 +141,9 @@ def load(
     Raises:
         UserError: no such run, a broken one, data that are missing, or no such device.
     """
-    threads, coarse = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    threads, coarse = torch.get_num_threads(), False
+    with suppress(RuntimeError):  # so PyTorch answers who has set what it has in its place
+        coarse = torch.backends.cudnn.allow_tf32
     started = torch.cuda.is_initialized()
     others = range(torch.cuda.device_count()) if started else ()
     try:
@@ -148,7 +151,8 @@ def load(
             (config, _, task, model, where), _ = load_run(run, device, data_dir)
     finally:
         torch.set_num_threads(threads)  # those of the run are not for its guests
-        torch.backends.cudnn.allow_tf32 = coarse
+        if coarse:
+            torch.backends.cudnn.allow_tf32 = True
         if not started:  # GPUs would begin with the run's seed
             torch.cuda.manual_seed_all(torch.initial_seed())
     core: Any = getattr(model, "core", None)

@@ -1,6 +1,8 @@
 """What is otherwise where there is a GPU, seen without one."""
 
 import logging
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -39,15 +41,46 @@ def _raise(error: Exception):
     raise error
 
 
-@pytest.mark.parametrize("kind", ["OutOfMemoryError", "AcceleratorError"])
-def test_a_gpu_that_gives_up_is_one_line(kind, monkeypatch, capsys):
-    error = type(kind, (RuntimeError,), {})
-    reason = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has …\nand so on"
-    monkeypatch.setattr(cli, "_dispatch", lambda argv: _raise(error(reason)))
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 …\nand so on"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_gpu_is_one_line(error, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_dispatch", lambda argv: _raise(error))
     assert cli.main(["train"]) == 1
     said = capsys.readouterr().err
-    assert "the GPU gave up: CUDA out of memory; smaller batches" in said
+    assert "the GPU is full (" in said and "GiB" not in said
     assert len(said.splitlines()) == 1 and "fwrnn train resume=RUN" in said
+
+
+def test_other_faults_of_a_gpu_are_told_in_full(monkeypatch):
+    monkeypatch.setattr(cli, "_dispatch", lambda argv: _raise(RuntimeError("illegal access")))
+    with pytest.raises(RuntimeError):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_gpu_says_nothing_of_the_run(error, monkeypatch, tmp_path):
+    config = compose(*TINY, "trainer.max_updates=1")
+    train.train(config, tmp_path)
+    monkeypatch.setattr("fwrnn.learning.supervised.trainer.SupervisedTrainer.load",
+                        lambda self, content: _raise(error))  # fmt: skip
+    with pytest.raises(RuntimeError, match="out of memory|ALLOC_FAILED"):
+        train.train(config, tmp_path, resume=True)
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_: _raise(error))
+    with pytest.raises(RuntimeError, match="out of memory|ALLOC_FAILED"):
+        assembly.load_run(tmp_path)
+
+
+def test_networks_are_loaded_where_precision_was_set_in_the_newer_way():
+    words = "import torch, fwrnn; torch.backends.cudnn.rnn.fp32_precision = 'ieee'"
+    words += "; fwrnn.load('retrieval'); print(torch.backends.cudnn.rnn.fp32_precision)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True)
+    assert done.stdout.strip() == "ieee", done.stderr
 
 
 def test_all_networks_compute_in_full_float32_and_those_that_are_loaded_change_nothing(gpu):
@@ -59,6 +92,7 @@ def test_all_networks_compute_in_full_float32_and_those_that_are_loaded_change_n
 
 
 def test_a_network_that_is_loaded_leaves_the_seed_of_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     seeds, seed = [], torch.cuda.manual_seed_all
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda n: (seeds.append(n), seed(n)))
     torch.manual_seed(123)

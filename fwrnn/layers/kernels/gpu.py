@@ -26,7 +26,7 @@ took, forward and backward, in microseconds, beside all that cuDNN does for ``nn
 With eight warps instead of four they take half as long again: every warp repeats what is done to
 vectors. Sums over rows of a tile, in place of columns, save most of the shuffles, which is why W
 and a given memory are transposed. What attention costs backward grows with T². Around the loops are
-a dozen small launches, and the host, not the GPU, decided how long a step took there, 1.3 to 2.5
+a dozen small launches, and the host, not the GPU, decided how long a step took there, 2.1 to 2.6
 ms, 1.1 to 1.6 times ``nn.LSTM``'s; ``_launch`` is the answer to that, which has only been tried
 with stand-ins yet. Everything is compiled for compute capabilities 7.5 to 12.0 besides. Without a
 GPU the tests use the interpreter, which ``TRITON_INTERPRET=1`` turns on.

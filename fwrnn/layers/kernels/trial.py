@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fwrnn.errors import is_full
 from fwrnn.layers.equations import SlowWeights
 from fwrnn.layers.kernels import eager
 from fwrnn.layers.memory import FastMemory
@@ -93,14 +94,15 @@ def _kind(device: torch.device) -> str:
 def _in_a_thread(find_fault: Callable[[], str | None]) -> str | None:
     """What it returns or raises, in words; Ctrl-C does not wait for the end of a compilation."""
     faults: list[str | None] = []
-    full: list[torch.OutOfMemoryError] = []
+    full: list[Exception] = []
 
     def find() -> None:
         try:
             faults.append(find_fault())
-        except torch.OutOfMemoryError as error:  # which is no fault of the kernel's
-            full.append(error)
         except Exception as error:  # compilers and drivers raise anything
+            if is_full(error):  # which is no fault of the kernel's
+                full.append(error)
+                return
             _log.debug("the trial of a kernel failed", exc_info=True)
             lines = str(error).strip().splitlines()
             kind = type(error).__name__

@@ -254,8 +254,8 @@ def backward_loop(
 
     Those of the gain and bias of layer normalisation and of the gain of z, as far as they exist,
     are one row per sequence, (·, B, H), to be summed by the caller, so that the order of the sum
-    never changes. Past the end of
-    a sequence the gradient of drive is 0, and that of z is not stored.
+    never changes. Past the end of a sequence the gradient of drive is 0, and that of z is not
+    stored.
     """
     dtype = trail_ptr.dtype.element_ty
     units = tl.arange(0, BLOCK_H)
