@@ -4,7 +4,8 @@ PyTorch is imported where it is used: all wait for pytest-xdist's first process,
 """
 
 import gc
-from contextlib import suppress
+import sys
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import product
 
 import pytest
@@ -22,6 +23,35 @@ TINY = [
     "trainer.log_every=5",
     "threads=1",
 ]
+
+
+@contextmanager
+def uncounted():
+    """Without what ``--cov`` does at every line on Python 3.11, which is slow."""
+    trace = sys.gettrace()
+    if type(trace).__module__ != "coverage":  # a debugger's, or none
+        yield
+        return
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(trace)
+
+
+def pytest_collection_modifyitems(items):
+    counted = set()
+    for item in items:
+        function = item.path, item.originalname
+        item.is_counted = function not in counted
+        counted.add(function)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Python 3.11 counts lines slowly, so only in the first of the cases of a test."""
+    with nullcontext() if item.is_counted else uncounted():
+        return (yield)
 
 
 def pytest_collection_finish():
@@ -66,7 +96,25 @@ def kernels_are_compiled_once(tmp_path_factory):
             return build(*kernel)  # which is on disk now
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_build", build_in_turn)
+        patch.setattr(cpu, "_build", uncounted()(build_in_turn))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk():
+    """No test turns the machine off."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_hydra_does_is_uncounted():
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    compose = ConfigLoaderImpl.load_configuration
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "load_configuration", uncounted()(compose))
         yield
 
 
