@@ -255,6 +255,7 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
     with StopRequest() as stop, Tracker(run.path, trainer.progress.update + 1) as tracker:
         tracker.text("configuration", f"```yaml\n{run.config.read_text(encoding='utf-8')}```")
         drawing = kind.drawing(task, model, device)
+        progress = trainer.progress  # with the trainer, its network would stay when all is done
         drawn = {}  # with the best weights, by their update
 
         def show(model, update: int) -> None:
@@ -263,7 +264,7 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
                 with stop.at_once():
                     pixels = draw(model)
                 tracker.picture(name, pixels, update)
-                if update == trainer.progress.best_update:
+                if update == progress.best_update:
                     drawn.clear()
                     drawn[update] = pixels
 

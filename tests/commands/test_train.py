@@ -1,9 +1,11 @@
 """A run from beginning to end: what it leaves, that it repeats, and that it can be resumed."""
 
 import csv
+import gc
 import json
 import os
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fwrnn.cli import main
 from fwrnn.commands.train import train
 from fwrnn.errors import UserError
+from fwrnn.learning import assembly
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.retest import evaluated
 from tests.commands.compose import compose
@@ -58,6 +61,26 @@ def test_tensorboard_has_scalars_pictures_text_and_one_row_of_hyperparameters(ti
     assert "configuration/text_summary" in tags["tensors"]
     assert "_hparams_/session_start_info" in events.summary_metadata
     assert len(list(tmp_path.rglob("events.out.tfevents*"))) == 1
+
+
+def test_nothing_of_a_run_that_is_done_stays_in_memory(tiny, tmp_path, monkeypatch):
+    import matplotlib.figure  # noqa: F401 - as its import keeps what called it
+
+    models, assemble = [], assembly.assemble
+
+    def noting(config):
+        assembled = assemble(config)
+        models.append(weakref.ref(assembled.model))
+        return assembled
+
+    monkeypatch.setattr(assembly, "assemble", noting)
+    gc.disable()  # which would find them, some time or other
+    try:
+        train(compose(*tiny), tmp_path / "pictures")
+        train(compose(*tiny, "model=lstm"), tmp_path / "none")
+        assert [model() for model in models] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_models_without_a_memory_draw_none(tiny, tmp_path):
