@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fwrnn import __version__
 from fwrnn.commands import COMMANDS
-from fwrnn.errors import Interrupted, RunFailed, UserError, is_full, suggestion
+from fwrnn.errors import Interrupted, RunFailed, UserError, is_full, printable, suggestion
 
 HELP = """\
 fwrnn: run, check and build on "Using Fast Weights to Attend to the Recent Past".
@@ -143,9 +143,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _say(message: object, status: int, shown: str = "") -> int:
-    line = " ".join(str(message).split())  # it may quote what a stranger wrote
-    shown_line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    print("fwrnn:", shown_line, file=sys.stderr)
+    line = " ".join(str(message).split())
+    print("fwrnn:", printable(line), file=sys.stderr)
     if shown:
         print(shown, file=sys.stderr)
     return status

@@ -12,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fwrnn.errors import UserError, suggestion
+from fwrnn.errors import UserError, printable, suggestion
 from fwrnn.registry import Registry
 
 TASKS = Registry("fwrnn.tasks", {
@@ -68,7 +68,7 @@ class Config:
 
 def network_label(model: str, control: str) -> str:
     """A network's name in folders and words: fast_weights, or fast_weights_folded as a control."""
-    return model if control == "none" else f"{model}_{control}"
+    return printable(model if control == "none" else f"{model}_{control}")
 
 
 def at_least(least: int, name: str, value: int) -> None:

@@ -33,6 +33,11 @@ def is_full(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
 
 
+def printable(text: object) -> str:
+    """What somebody else wrote, in one line that steers no terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
 def suggestion(name: str, options: Iterable[str]) -> str:
     """ ", did you mean 'X'?" for the option nearest to ``name``, or "." when none is near.
 

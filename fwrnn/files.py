@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import shlex
 import shutil
@@ -83,15 +82,8 @@ def unwritable(folder: str | Path, error: OSError, instead: str) -> UserError:
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """``value`` as JSON, in which what is not a finite number is null: NaN is none."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    finite = json.loads(json.dumps(value), parse_constant=lambda constant: None)
+    return json.dumps(finite, indent=indent, allow_nan=False)
 
 
 def quoted(path: str | Path) -> str:
@@ -123,9 +115,6 @@ def _sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # some network file systems do not
         os.fsync(handle)
-    except OSError:  # some network file systems do not
-        pass
-    finally:
-        os.close(handle)
+    os.close(handle)

@@ -16,7 +16,7 @@ LARGEST = 2**18
 """Bytes of a configuration or of metrics; those of a run have 2,000."""
 LARGEST_CURVE = 2**25
 LARGEST_SWEEP = 2**23
-DEEPEST = 20
+DEEPEST, LONGEST = 20, 2000
 
 
 _Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first by ten times
@@ -62,7 +62,7 @@ def read_yaml(path: Path) -> dict:
     try:
         _check_shape(content)
         values = yaml.load(content, Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"it is not YAML: {_first_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError("it holds no keys")
@@ -75,6 +75,8 @@ def _check_shape(content: bytes) -> None:
     for event in yaml.parse(content, Loader):
         if isinstance(event, yaml.AliasEvent):
             raise UserError("it uses YAML's aliases, which no run's does")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST:
+            raise ValueError(f"a value of more than {LONGEST:,} characters")  # such as 0xFFF…
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
@@ -137,9 +139,3 @@ def _first_line(error: Exception) -> str:
     if mark is not None:
         return f"{getattr(error, 'problem', None)} in line {mark.line + 1}"
     return str(error).partition("\n")[0][:200]
-
-
-def path_text(path: Any) -> str:
-    """What somebody else named, in one line; bytes that are not UTF-8 are question marks."""
-    line = str(path).encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)

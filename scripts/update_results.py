@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 from fwrnn.reproduction.drawing import draw
-from fwrnn.reproduction.extras import with_extras
-from fwrnn.reproduction.page import updated
-from fwrnn.reproduction.results import result_of
+from fwrnn.reproduction.page import recorded, updated
 from fwrnn.reproduction.targets import TARGETS, kept_folder
 
 PAGE = Path(__file__).parents[1] / "RESULTS.md"
@@ -23,9 +21,7 @@ def main(names: list[str]) -> None:
     PAGE.write_text(updated(PAGE.read_text(encoding="utf-8"), others), encoding="utf-8")
     for name in ("figure2", "figure5", "lengths", "controls"):
         if name in wanted:
-            results = [result_of(cell, Path("outputs/none")) for cell in TARGETS[name].cells]
-            results = [with_extras(name, result, None) for result in results]
-            draw(TARGETS[name], results, kept_folder() / f"{name}.png")
+            draw(TARGETS[name], recorded(name), kept_folder() / f"{name}.png")
 
 
 if __name__ == "__main__":

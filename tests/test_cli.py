@@ -13,6 +13,7 @@ import torch
 
 from fwrnn import __version__
 from fwrnn.cli import is_shared, main
+from fwrnn.commands.composition import planned
 from fwrnn.commands.options import group_options
 from fwrnn.commands.train import train
 from fwrnn.commands.train_help import help_text
@@ -76,9 +77,11 @@ def one_line(capsys) -> str:
     (["train", "model.hidden_size=1000000000"], ["the model cannot be made here"]),
     (["train", "~task"], ["task needs an option"]),
     (["train", "=3"], ["'=3' is not a setting"]),
-    (["train", "--cfg"], ["--cfg needs a value"]),
+    (["train", "--cfg"], ["argument --cfg/-c: expected one argument"]),
     (["train", "--cfg", "nonsense"], ["--cfg", "nonsense"]),
-    (["train", "--package", "model=lstm"], ["--package needs a value"]),
+    (["train", "--package", "model=lstm"], ["argument --package/-p: expected one argument"]),
+    (["train", "--multi", "seed=0,1"], ["unrecognized arguments: --multi"]),
+    (["train", "++hydra.run.dir="], ["hydra.run.dir needs a folder"]),
     (["train", "resume="], ["resume needs the folder"]),
     (["train", "+resume=nowhere"], ["no run at 'nowhere'"]),
     (["train", "-m", "resume=nowhere"], ["leave -m out"]),
@@ -132,6 +135,29 @@ def test_mistake_is_one_line_and_status_2(words, parts, tmp_path, monkeypatch, c
     error = one_line(capsys)
     for part in parts:
         assert part in error
+
+
+def test_a_strangers_run_steers_no_terminal(run, monkeypatch, capsys):
+    saved = (run / "config.yaml").read_text().replace("name: fast_weights", 'name: "x\\e[2Jy"', 1)
+    (run / "config.yaml").write_text(saved)
+    main(["evaluate", str(run)])
+    main(["ask", "a1b2??a", "--run", str(run)])
+    (run.parent / "a\x1b[2J").mkdir()
+    shutil.copytree(run, run.parent / "a\x1b[2J" / "run")
+    main(["evaluate", str(run.parent)])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+
+
+def test_hydras_options_may_stand_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["seed=1", "--config-dir", "mine", "-m", "task.pairs=2,3"]
+    assert planned(words) == [["seed=1", "task.pairs=2"], ["seed=1", "task.pairs=3"]]
+    assert main(["train", "--help", "--cfg", "job"]) == 0
+    assert "task.pairs=" in capsys.readouterr().out
+    assert main(["train", "-i", "defaults", "seed=1"]) == 0
+    assert main(["train", "-i", "seed=1"]) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_task_brings_what_was_chosen_for_it_and_the_command_line_overrules_it():

@@ -48,14 +48,17 @@ class Style:
         return "→" if self.blocks else "->"
 
 
-def text_of(result: dict, about: str, style: Style, width: int) -> str:
-    """The answer, the attention and the edits, in ``width`` columns; ``about`` the network."""
+def text_of(result: dict, network: str, style: Style, width: int) -> str:
+    """The answer, the attention and the edits, in ``width`` columns."""
+    trained = result["trained_pairs"]
     right = result["answer"] == result["expected"]
     answer = (style.good if right else style.bad)(result["answer"])
     verdict = "" if right else f" (should be {result['expected']})"
     lines = [
         f"{result['question']} {style.arrow} {answer}{verdict}   {sureness(result['confidence'])}",
-        style.dim(f"{about}; this has {result['pairs']}"),
+        style.dim(
+            f"{network}, trained on {trained} pair{'s' * (trained > 1)}; this has {result['pairs']}"
+        ),
         "",
         *_attention(result, style, width),
         "",

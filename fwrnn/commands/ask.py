@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwrnn.commands.arguments import Parser
-from fwrnn.errors import UserError
-from fwrnn.files import json_text
+from fwrnn.errors import UserError, printable
+from fwrnn.files import json_text, write_whole
 
 if TYPE_CHECKING:
     from fwrnn.learning.trained import Trained
@@ -68,8 +68,10 @@ def main(argv: list[str]) -> int:
         print(json_text(result))
     else:
         from fwrnn.commands.answer_text import Style, text_of
+        from fwrnn.learning.record import label
 
-        print(text_of(result, _about(trained), Style.of(sys.stdout), _width()))
+        width = max(40, min(shutil.get_terminal_size().columns, 100))
+        print(text_of(result, label(trained.config), Style.of(sys.stdout), width))
     return 0
 
 
@@ -122,23 +124,10 @@ def _expected(question: str) -> str:
 
 def _pointed(question: str, error: ValueError) -> str:
     """The question, and a caret below the first character that is wrong."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in question)
-    return f"  '{shown[:70]}'\n   {' ' * getattr(error, 'at', 0)}^"
-
-
-def _about(trained: "Trained") -> str:
-    from fwrnn.learning.record import label
-
-    pairs = trained.config.task.pairs
-    return f"{label(trained.config)}, trained on {pairs} pair{'s' * (pairs > 1)}"
-
-
-def _width() -> int:
-    return max(40, min(shutil.get_terminal_size((80, 24)).columns, 100))
+    return f"  '{printable(question[:70])}'\n   {' ' * getattr(error, 'at', 0)}^"
 
 
 def _draw(result: dict, file: str) -> None:
-    from fwrnn.learning.run_folder import write_whole
     from fwrnn.learning.supervised.answer_picture import png
 
     if Path(file).is_dir() or not Path(file).name:

@@ -5,6 +5,7 @@ Commands, groups and their options, keys, and the folders of runs. Does not impo
 
 import os
 import sys
+from glob import escape, glob
 from pathlib import Path
 
 from fwrnn.commands import COMMANDS
@@ -72,7 +73,7 @@ def candidates(line: str) -> list[str]:
         return sorted(name for name in COMMANDS if name.startswith(word))
     if before[0] == "train":
         return _settings(word)
-    if before[0] in ("sweep",) and len(before) == 1:
+    if before[0] == "sweep" and len(before) == 1:
         return [action for action in ("resume", "status") if action.startswith(word)]
     return _folders(word) if before[0] in ("evaluate", "report", "sweep", "ask") else []
 
@@ -97,14 +98,5 @@ def _settings(word: str) -> list[str]:
 
 def _folders(word: str) -> list[str]:
     """Folders that begin so; / after one that is no run, to go on below it."""
-    place = Path(word or "outputs/")
-    above = place if word.endswith("/") or not word else place.parent
-    try:
-        names = sorted(path for path in above.iterdir() if path.is_dir())
-    except OSError:
-        return []
-    return [
-        str(path) if (path / "config.yaml").is_file() else f"{path}/"
-        for path in names
-        if str(path).startswith(word.rstrip("/"))
-    ]
+    found = sorted(glob(f"{escape(word or 'outputs/')}*/"))  # noqa: PTH207  (a Path drops ./)
+    return [each[:-1] if Path(each, "config.yaml").is_file() else each for each in found]

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,8 +28,7 @@ _EXTRAS = {
     "submitit_slurm": "slurm",
     "submitit_local": "slurm",
 }
-_TAKING = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name"}
-_TAKING |= {"-cd", "--config-dir", "-i", "--info", "--experimental-rerun"}
+_SETTING = re.compile(r"~|=|[^-].*=")  # or its removal
 
 
 class Job(NamedTuple):
@@ -89,7 +89,8 @@ def run_with_hydra(
             failures.append(error)
             return None
 
-    sys.argv = ["fwrnn train", *checked(argv)]
+    options, overrides = checked(argv)
+    sys.argv = ["fwrnn train", *options, "--", *overrides]
     entry = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     try:
         entry(guarded)()
@@ -123,7 +124,7 @@ def _job(config: DictConfig) -> Job:
         config,
         folder=from_here(now.runtime.output_dir),
         overrides=list(now.overrides.task),
-        chosen=any(word.startswith("hydra.run.dir=") for word in now.overrides.hydra)
+        chosen=any(word.lstrip("+").startswith("hydra.run.dir=") for word in now.overrides.hydra)
         or now.runtime.choices.get("experiment") is not None,
         sweep=from_here(now.sweep.dir, now.runtime.cwd) if swept else None,
         among_others=side_by_side(now.launcher),
@@ -137,7 +138,7 @@ def planned(argv: list[str]) -> list[list[str]]:
 
     if any(word.startswith("hydra/sweeper=") for word in argv):
         return []
-    words = [word for word in checked(argv) if word[0] != "-" and not word.startswith("hydra")]
+    words = [word for word in checked(argv)[1] if not word.startswith("hydra")]
     try:
         overrides = OverridesParser.create().parse_overrides(words)
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
@@ -165,7 +166,7 @@ def settings(argv: list[str]) -> dict[str, Any]:
     from hydra.errors import HydraException
 
     found = {}
-    for word in checked(argv):
+    for word in chain(*checked(argv)):
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
@@ -203,21 +204,12 @@ def composed(overrides, with_hydra: bool = False) -> DictConfig:
         raise UserError(explain(error)) from error
 
 
-def checked(argv: list[str]) -> list[str]:
-    """Options before overrides, the one order that Hydra's parser reads; both looked at first."""
+def checked(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Options with their values, and overrides; both looked at first."""
     from hydra._internal.utils import get_args_parser
 
-    options, overrides, rest = [], [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            overrides.append(_path_as_written(word))
-            continue
-        options.append(word)
-        if word in _TAKING and rest and "=" not in rest[0] and not rest[0].startswith("-"):
-            options.append(rest.pop(0))
-        elif word in _TAKING and word not in ("-i", "--info"):
-            raise UserError(f"option {word} needs a value; see fwrnn train --hydra-help")
+    overrides = [_path_as_written(word) for word in argv if _SETTING.match(word)]
+    options = [word for word in argv if not _SETTING.match(word)]
     if any(
         word.lstrip("-").partition("=")[0] in ("sc", "shell-completion", "shell_completion")
         for word in options
@@ -225,18 +217,17 @@ def checked(argv: list[str]) -> list[str]:
         raise UserError("Tab completion is had by: fwrnn completion bash (or zsh, or fish)")
     parser = get_args_parser()
     parser.error = _refuse  # one line instead of argparse's usage
-    parser.parse_args(options)
-    for word in overrides:
+    parser.allow_abbrev = False  # nobody else would know --multi for a sweep
+    for word in parser.parse_args(options).overrides + overrides:
         key, assigned, value = word.partition("=")
-        removed = key.startswith("~")
-        if key.lstrip("~") in GROUPS and (removed or value in ("", "null")):
-            group = key.lstrip("~")
-            raise UserError(f"{group} needs an option, got '{word}'; see fwrnn train --help")
-        if key in ("hydra.run.dir", "hydra.sweep.dir") and not value:  # a variable that is not set
-            raise UserError(f"{key} needs a folder, got '{word}'; leave it out for one of its own")
+        name, removed = key.lstrip("+~"), key.startswith("~")
+        if name in GROUPS and (removed or value in ("", "null")):
+            raise UserError(f"{name} needs an option, got '{word}'; see fwrnn train --help")
+        if name in ("hydra.run.dir", "hydra.sweep.dir") and not value:  # a variable that is not set
+            raise UserError(f"{name} needs a folder, got '{word}'; leave it out for one of its own")
         if not key or not (assigned or removed):
             raise UserError(f"'{word}' is not a setting; settings are written KEY=VALUE")
-    return options + overrides
+    return options, overrides
 
 
 def _refuse(message: str) -> NoReturn:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fwrnn.commands import pairs
 from fwrnn.commands.arguments import Parser, positive
-from fwrnn.errors import UserError
+from fwrnn.errors import UserError, printable
 from fwrnn.files import json_text, quoted
 
 MOST_LISTED = 50
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     if options.examples:
         raise UserError("--examples goes with --pairs; see fwrnn evaluate --help")
     if not options.json and (runs := _runs_of(options.run)):
-        print("\n".join(runs))
+        print("\n".join(map(printable, runs)))
         return 2  # nothing was tested
     if options.output is not None and not options.pictures:
         raise UserError("--output goes with --pictures; see fwrnn evaluate --help")

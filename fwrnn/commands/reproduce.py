@@ -18,7 +18,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from signal import SIGINT
@@ -190,26 +190,15 @@ def _compared(config: Config) -> dict:
 
 def _tested(result: Result, options, known: dict[Path, Run] | None = None) -> Result:
     """The cell with its runs tested again, but for those that ``known`` has."""
-    from dataclasses import replace
-
-    with _quietly():
+    logging.disable(logging.WARNING)  # of what stands in for what: the titles say so
+    try:
         runs = [
             (known or {}).get(run.folder) or results.tested(run, options.data_dir, options.device)
             for run in result.runs
         ]
-    return replace(result, runs=tuple(runs))
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """While open, nobody is warned of what stands in for what: the titles say so."""
-    log = logging.getLogger("fwrnn")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
     finally:
-        log.setLevel(level)
+        logging.disable(logging.NOTSET)
+    return replace(result, runs=tuple(runs))
 
 
 def _shown(found: list[Result], name: str, what: str) -> Iterator[Result]:
@@ -224,13 +213,12 @@ def _retrain(found: list[Result], options) -> list[str]:
     for result in found:
         seeds = range(options.seeds or result.cell.seeds)
         good = {run.seed for run in result.runs if run.holds}
-        for seed in set(seeds) - good:
-            ours = options.output / result.cell.folder / f"seed{seed}"
-            asked = _settings((*result.cell.train, *options.set))
-            other = _settings_of(ours) not in (None, asked)
-            if (other or (ours / "metrics.json").exists()) and not holder(ours):
-                set_aside(ours)
         jobs += [Job(result.cell, s, options.output, more) for s in seeds if s not in good]
+    for job in jobs:
+        asked = _settings((*job.cell.train, *options.set))
+        other = _settings_of(job.folder) not in (None, asked)
+        if (other or (job.folder / "metrics.json").exists()) and not holder(job.folder):
+            set_aside(job.folder)
     if not jobs:
         return []
     compose_config(*jobs[0].cell.train, *more)  # a mistake in it is told once, not by every job

@@ -4,8 +4,7 @@ import re
 
 from fwrnn.commands.arguments import Parser
 from fwrnn.commands.sweeps import Sweep
-from fwrnn.errors import UserError
-from fwrnn.reading import path_text
+from fwrnn.errors import UserError, printable
 
 
 def parser() -> Parser:
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> int:
     if options.action == "resume":
         return resume(sweep)
     for name, job in sweep.jobs().items():
-        print(f"{job['state']:<12} {path_text(job.get('folder') or '')}  {path_text(name)}")
+        print(f"{job['state']:<12} {printable(job.get('folder') or '')}  {printable(name)}")
     print(sweep.summary()[0])
     return 0
 

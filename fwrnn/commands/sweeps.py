@@ -16,10 +16,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from fwrnn.errors import RunFailed, UserError
+from fwrnn.comparison.found import places
+from fwrnn.errors import RunFailed, UserError, printable
 from fwrnn.files import quoted, unwritable, write_whole
 from fwrnn.learning.claim import LOCK, Taken, holder
-from fwrnn.reading import LARGEST_SWEEP, path_text, read_json
+from fwrnn.reading import LARGEST_SWEEP, read_json
 
 PATIENCE, A_MOMENT = 5.0, 0.3  # seconds, with jobs that do not end, and with those that do
 A_START = 60.0  # seconds in which a job that begins has taken its folder
@@ -157,10 +158,9 @@ class Sweep:
         return [self._place(job) for job in jobs if job["state"] == "running"]
 
     def _place(self, job: dict) -> Path:
-        """A job's folder, which is noted as whoever worked on it saw it, maybe from elsewhere."""
-        noted = Path(job["folder"] or "")
-        below = (self.folder.joinpath(*noted.parts[-depth:]) for depth in (1, 2, 3))
-        return next((place for place in below if (place / LOCK).exists()), noted)
+        """A job's folder, see ``places``."""
+        there = (place for place in places(self.folder, job) if (place / LOCK).exists())
+        return next(there, Path(job["folder"] or ""))
 
     def _settle(self, jobs: dict[str, dict]) -> None:
         for job in jobs.values():
@@ -213,7 +213,7 @@ class Sweep:
         common = set.intersection(*(set(name.split()) for name in jobs)) if jobs else set()
         for name, job in failed.items():
             own = " ".join(word for word in name.split() if word not in common) or name
-            lines.append(f"  {path_text(own)}: {path_text(job['cause'])}")
+            lines.append(f"  {printable(own)}: {printable(job['cause'])}")
         done = states.count("done")
         if done:
             lines.append(f"compare them with: fwrnn report {quoted(self.folder)}")

@@ -21,7 +21,7 @@ def help_text(argv: list[str]) -> str:
         UserError: an override is wrong, or what is chosen does not go together, with any task if
             ``argv`` chooses none.
     """
-    words = [word for word in checked(argv) if word[0] != "-"]
+    words = checked(argv)[1]
     if {"-m", "--multirun"} & set(argv):
         words = next(iter(planned(argv)), words)
     config, note = _fitting(words)
@@ -88,7 +88,7 @@ More: --help task=catch (what it takes), --cfg job (the configuration, without r
 def _explained(prefix: str, values: dict, comments: dict[str, str]) -> list[str]:
     """A line for every key, as one would set it, with its comment behind it."""
     rows = {key: f"  {prefix}{key}={_as_set(value)}" for key, value in values.items()}
-    width = max(len(row) for row in rows.values() if len(row) < 40)
+    width = max((len(row) for row in rows.values() if len(row) < 40), default=0)
     return [
         f"{row:<{width}}   # {comments[key]}" if key in comments else row
         for key, row in rows.items()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fwrnn.comparison.rows import ABSENT, Comparison, Row
+from fwrnn.errors import printable
 from fwrnn.intervals import Interval
 
 LONGEST = 40
@@ -94,7 +95,7 @@ def plain_word(value: Any) -> Any:
 
 def text(value: Any) -> str:
     """Whatever a file held, in one short line that steers no terminal."""
-    line = "".join(c if c.isprintable() else "\ufffd" for c in str(value)[: 2 * LONGEST])
+    line = printable(str(value)[: 2 * LONGEST])
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 

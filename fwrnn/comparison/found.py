@@ -17,6 +17,7 @@ from fwrnn.reading import LARGEST_SWEEP, is_number, read_curve, read_json, read_
 
 LARGEST_CHECKPOINT = 2**30
 MOST_SETTINGS = 500
+DEEPEST_JOB = 3  # folders below its sweep's
 OWN_FOLDERS = {"checkpoints", "pictures", "__pycache__"}
 BETTER_IF_MORE = {"reward", "accuracy", "return", "score", "won"}
 
@@ -39,7 +40,7 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        return self.settings.get("seed", self.metrics.get("seed"))
+        return self.settings.get("seed", _plain(self.metrics.get("seed")))
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def settings_of(values: dict) -> dict[str, Any]:
         UserError: it is not one of this program.
     """
     for group in ("task", "model"):
-        if not isinstance(values.get(group), dict) or "name" not in values[group]:
+        chosen = values.get(group)
+        if not isinstance(chosen, dict) or not isinstance(chosen.get("name"), str):
             raise UserError(f"it is not of fwrnn: it has no {group}.name")
     values = migrated(values)
     settings = {"control": keys_of(Config)["control"].default}
@@ -175,7 +177,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return json.dumps(value, default=str, ensure_ascii=False)
+        return json.dumps(value, default=str, ensure_ascii=False, skipkeys=True)
     return str(value)
 
 
@@ -195,9 +197,9 @@ def _without_metrics(folder: Path, settings: dict) -> Trouble:
     words, worker = _progress(folder, settings), holder(folder)
     if worker is not None:
         return Trouble(folder, "running", f"{words}, by {worker}")
-    for depth in (1, 2):  # a job's folder may be SWEEP/LABEL/SEED
-        for job in _jobs(folder.parents[depth - 1]) if len(folder.parents) >= depth else ():
-            if Path(str(job.get("folder"))).parts[-depth:] == folder.parts[-depth:]:
+    for sweep in folder.parents[:DEEPEST_JOB]:
+        for job in _jobs(sweep):
+            if folder in places(sweep, job):
                 if job.get("state") == "failed":
                     return Trouble(folder, "failed", f"{_cause(job)} ({words})")
                 if job.get("state") == "interrupted":
@@ -209,18 +211,23 @@ def _without_folders(sweep: Path) -> Iterator[Trouble]:
     """The jobs of a sweep that left no run: those that wait, and those that failed before."""
     jobs = _jobs(sweep)
     for job in jobs:
-        folder = job.get("folder")
-        if job.get("state") != "failed" or not isinstance(folder, str) or not folder:
+        if job.get("state") != "failed" or not (below := places(sweep, job)):
             continue
-        parts = Path(folder).parts
-        places = [sweep.joinpath(*parts[-depth:]) for depth in (1, 2)]
         # A Path raises an error for a name that is too long.
-        if not any(os.path.isfile(place / "config.yaml") for place in places):  # noqa: PTH113
-            yield Trouble(places[0], "failed", _cause(job))
+        if not any(os.path.isfile(place / "config.yaml") for place in below):  # noqa: PTH113
+            yield Trouble(below[0], "failed", _cause(job))
     waiting = sum(job.get("state") == "waiting" for job in jobs)
     if waiting:
         jobs_have = "1 job has" if waiting == 1 else f"{waiting:,} jobs have"
         yield Trouble(sweep, "waiting", f"{jobs_have} not begun")
+
+
+def places(sweep: Path, job: dict) -> list[Path]:
+    """Where a job's folder may lie, which is noted as whoever worked on it saw it, maybe from
+    elsewhere: SWEEP/RUN, or deeper, as SWEEP/LABEL/SEED."""
+    noted = job.get("folder")
+    parts = Path(noted).parts if isinstance(noted, str) else ()
+    return [sweep.joinpath(*parts[-depth:]) for depth in range(1, DEEPEST_JOB + 1) if parts]
 
 
 def _cause(job: dict) -> str:

@@ -18,7 +18,8 @@ from fwrnn.comparison.cells import (
 )
 from fwrnn.comparison.found import Run, Trouble
 from fwrnn.comparison.rows import ABSENT, Comparison, short
-from fwrnn.reading import is_number, path_text
+from fwrnn.errors import printable
+from fwrnn.reading import is_number
 
 STYLE = """
 :root { color-scheme: light; font: 15px/1.45 system-ui, sans-serif; color: #222; }
@@ -65,7 +66,7 @@ def page(
     comparisons: Sequence[Comparison], troubles: Sequence[Trouble], picture: str, title: str
 ) -> str:
     """The whole page; ``picture`` is an SVG element, or empty."""
-    body = [f"<h1>{escape(path_text(title))}</h1>"]
+    body = [f"<h1>{escape(printable(title))}</h1>"]
     for comparison in comparisons:
         body += [f"<h2>{escape(heading(comparison))}</h2>", _table(_numbered(comparison))]
         every = _table(_run_columns(comparison))
@@ -76,7 +77,7 @@ def page(
     body.append(_troubles(troubles))
     return PAGE.format(
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src '{_hash(SCRIPT)}'",
-        title=escape(path_text(title)),
+        title=escape(printable(title)),
         style=STYLE,
         body="\n".join(body),
         script=SCRIPT,
@@ -126,7 +127,7 @@ def _run_columns(comparison: Comparison) -> list[Column]:
                 table.append(Column(score_name(split, name), cells, values))
     for name in ("updates", "seconds", "stopped", "commit"):
         table.append(_run_column(name, [_metric(run, name) for _, run in runs]))
-    folders = [path_text(run.folder) for _, run in runs]
+    folders = [printable(run.folder) for _, run in runs]
     return [*table, Column("folder", folders, folders)]
 
 
@@ -167,7 +168,7 @@ def _table(table: Sequence[Column]) -> str:
 
 
 def _sorted_by(value: Any) -> str:
-    return "" if value is None or value == ABSENT else path_text(value)
+    return "" if value is None or value == ABSENT else printable(value)
 
 
 def _troubles(troubles: Sequence[Trouble]) -> str:
@@ -175,8 +176,8 @@ def _troubles(troubles: Sequence[Trouble]) -> str:
         return ""
     rows = "\n".join(
         f'<tr><td class="text {escape(t.state)}">{escape(t.state)}</td>'
-        f'<td class="path">{escape(path_text(t.folder))}</td>'
-        f'<td class="path">{escape(path_text(t.words))}</td></tr>'
+        f'<td class="path">{escape(printable(t.folder))}</td>'
+        f'<td class="path">{escape(printable(t.words))}</td></tr>'
         for t in troubles
     )
     return f"<h2>Unfinished, failed and broken runs</h2><table><tbody>\n{rows}\n</tbody></table>"

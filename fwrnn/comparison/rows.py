@@ -176,11 +176,10 @@ def _goodness(row: Row) -> tuple:
 
 def by_task(runs: Sequence[Run]) -> list[Comparison]:
     """A comparison per task: scores of different ones do not compare."""
-    tasks = dict.fromkeys(_exact(run.settings["task.name"]) for run in runs)
-    return [
-        compare([run for run in runs if _exact(run.settings["task.name"]) == task])
-        for task in tasks
-    ]
+    tasks: dict[str, list[Run]] = {}
+    for run in runs:
+        tasks.setdefault(run.settings["task.name"], []).append(run)
+    return [compare(found) for found in tasks.values()]
 
 
 def sort_by(comparisons: Sequence[Comparison], key: str) -> list[Comparison]:

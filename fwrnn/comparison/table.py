@@ -10,7 +10,8 @@ from typing import Any
 from fwrnn.comparison.cells import Column, columns, heading, note, plain_word, text
 from fwrnn.comparison.found import Run, Trouble
 from fwrnn.comparison.rows import ABSENT, FIRST, Comparison, Row
-from fwrnn.reading import is_number, path_text
+from fwrnn.errors import printable
+from fwrnn.reading import is_number
 
 GAP = "  "
 PLAIN = re.compile(r"[A-Za-z /%]+")
@@ -76,7 +77,7 @@ def aligned(table: list[Column]) -> list[str]:
 
 def trouble_lines(troubles: Iterable[Trouble]) -> list[str]:
     """A line each."""
-    return [f"{t.state}: {path_text(t.folder)}: {path_text(t.words)}" for t in troubles]
+    return [f"{t.state}: {printable(t.folder)}: {printable(t.words)}" for t in troubles]
 
 
 def markdown(comparisons: Sequence[Comparison], troubles: Sequence[Trouble]) -> str:
@@ -86,7 +87,7 @@ def markdown(comparisons: Sequence[Comparison], troubles: Sequence[Trouble]) -> 
         parts += [_code_span(heading(comparison)), _piped(columns(comparison))]
     parts.append(note(comparisons))
     lines = (
-        f"- {t.state}: {_code_span(path_text(t.folder))}: {_code_span(path_text(t.words))}"
+        f"- {t.state}: {_code_span(printable(t.folder))}: {_code_span(printable(t.words))}"
         for t in troubles
     )
     parts.append("\n".join(lines))
@@ -144,7 +145,7 @@ def as_csv(comparison: Comparison) -> str:
 def _csv_value(value: Any) -> Any:
     if value == ABSENT:
         return ""
-    return value if is_number(value) else path_text(plain_word(value))
+    return value if is_number(value) else printable(plain_word(value))
 
 
 def _no_formula(value: Any) -> Any:

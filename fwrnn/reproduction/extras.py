@@ -1,6 +1,5 @@
 """What a figure tells of a cell besides its one number."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
@@ -29,9 +28,8 @@ def with_extras(target: str, result: Result, device: str | None) -> Result:
 
 def curve(run: Run, x: str, y: str) -> np.ndarray:
     """Two columns of the run's validations, (2, N)."""
-    with (run.folder / "curve.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return np.array([[float(row[x]), float(row[y])] for row in rows]).T
+    rows = np.genfromtxt(run.folder / "curve.csv", delimiter=",", names=True, encoding="utf-8")
+    return np.stack([np.atleast_1d(rows[name]) for name in (x, y)])
 
 
 def _lengths(result: Result, device: str | None) -> list[Extra]:

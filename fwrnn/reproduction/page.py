@@ -5,21 +5,24 @@ A line ``<!-- fwrnn reproduce TARGET --markdown -->`` stands before each table.
 
 import re
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from fwrnn.reproduction.extras import with_extras
-from fwrnn.reproduction.results import result_of
-from fwrnn.reproduction.targets import TARGETS
+from fwrnn.reproduction.results import Result, result_of
+from fwrnn.reproduction.targets import TARGETS, kept_folder
 from fwrnn.reproduction.words import markdown
 
 TABLE = re.compile(r"(<!-- fwrnn reproduce (\w+) --markdown -->\n\n)(?:\|.*\n)*")
 
 
+def recorded(name: str) -> list[Result]:
+    """A target's results from the runs that ship, as they recorded them."""
+    results = (result_of(cell, kept_folder(), shipped=False) for cell in TARGETS[name].cells)
+    return [with_extras(name, result, None) for result in results]
+
+
 def table(name: str) -> str:
-    """A target's table from the runs that ship, as they recorded it, with a line's end."""
-    target = TARGETS[name]
-    results = [result_of(cell, Path("outputs/none")) for cell in target.cells]
-    return markdown(target, [with_extras(name, result, None) for result in results]) + "\n"
+    """Their table, with a line's end."""
+    return markdown(TARGETS[name], recorded(name)) + "\n"
 
 
 def updated(page: str, but_for: Collection[str] = (), made: Callable[[str], str] = table) -> str:

@@ -28,7 +28,10 @@ def test_folders_of_runs_are_completed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "runs" / "one").mkdir(parents=True)
     (tmp_path / "outputs" / "runs" / "one" / "config.yaml").touch()
+    (tmp_path / ".hidden").mkdir()
     assert candidates("fwrnn evaluate out") == ["outputs/"]
+    assert candidates("fwrnn evaluate ./") == ["./outputs/"]
+    assert candidates("fwrnn evaluate ./out") == ["./outputs/"]
     assert candidates("fwrnn evaluate outputs/runs/") == ["outputs/runs/one"]
     assert candidates("fwrnn train resume=outputs/runs/o") == [
         "resume=outputs/runs/one",

@@ -11,6 +11,7 @@ import torch
 
 from fwrnn.comparison import found
 from fwrnn.comparison.found import Run, Trouble, find, settings_of
+from fwrnn.comparison.rows import by_task
 from fwrnn.errors import UserError
 from fwrnn.learning.claim import claimed
 from tests.comparison.runs import CONFIG, write_game, write_run
@@ -63,6 +64,7 @@ def test_folder_without_permission_is_listed(tmp_path, monkeypatch):
     )
 
 
+NAMES = "task: {name: a}\nmodel: {name: b}\n"
 BOMB = "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 
 
@@ -79,10 +81,13 @@ BOMB = "a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n"
     (BOMB, "aliases"),
     ("a: 1\n" * 100_000, "larger than 256 KiB"),
     ("a: " + "9" * 10_000, "not YAML"),
+    (NAMES + "seed: 0x" + "f" * 6_000, "not YAML"),
+    (NAMES + "x: " + "1:" * 300 + "1.5", "not YAML"),
+    ("task: {name: {a: 1}}\nmodel: {name: b}", "no task.name"),
     ("task: !!python/object/apply:os.mkdir [pwned]", "not YAML"),
-    ("task: {name: a}\nmodel: {name: b}\ntrainer: {warmup_updates: 1, max_updates: 0}", "no part"),
-    ("task: {name: a}\nmodel: {name: b}\ntrainer: {warmup_updates: x}", "no part"),
-    ("task: {name: a}\nmodel: {name: b}\n" + "".join(f"k{i}: 1\n" for i in range(600)), "than 500"),
+    (NAMES + "trainer: {warmup_updates: 1, max_updates: 0}", "no part"),
+    (NAMES + "trainer: {warmup_updates: x}", "no part"),
+    (NAMES + "".join(f"k{i}: 1\n" for i in range(600)), "than 500"),
 ], ids=lambda value: None if len(value) > 30 else str(value))  # fmt: skip
 def test_broken_configuration_is_listed(content, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -155,6 +160,14 @@ def test_failed_run_of_a_sweep_says_why(jobs, state, tmp_path):
     trouble = only(tmp_path)
     assert trouble.state == state
     assert trouble.words.startswith("diverged (past update 100" if state == "failed" else "past")
+
+
+def test_a_job_of_a_sweep_may_lie_deep_below_it(tmp_path):
+    run = write_run(tmp_path / "a" / "b" / "seed0")
+    (run / "metrics.json").unlink()
+    jobs = {"seed=0": {"state": "failed", "cause": "diverged", "folder": "elsewhere/a/b/seed0"}}
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    assert only(tmp_path).folder == run and only(tmp_path).state == "failed"
 
 
 def test_jobs_of_a_sweep_that_left_no_run_are_listed(tmp_path):
@@ -247,6 +260,17 @@ def test_numbers_are_the_same_however_they_are_written():
     assert (settings["a"], settings["b"], settings["c"]) == (1, "nan", '[1, "x"]')
     assert settings["d"] == "{}"
     assert settings["e"] is True
+
+
+@pytest.mark.parametrize("content", [NAMES, NAMES + "x: [{2020-01-01: 1}]"])
+def test_odd_values_are_compared_like_others(content, tmp_path):
+    for name in ("one", "two"):
+        run = write_run(tmp_path / name)
+        (run / "config.yaml").write_text(content)
+        metrics = json.loads((run / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps({**metrics, "seed": [1]}))
+    (comparison,) = by_task(list(find([tmp_path])))
+    assert len(comparison.rows) == 1
 
 
 def test_exponents_are_numbers(tmp_path):
