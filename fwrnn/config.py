@@ -5,6 +5,7 @@ its schema by ``name``, one in ``conf/model`` by ``core``, so that several model
 key with a default came later than others: runs that were recorded before it did without.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, cast
@@ -71,9 +72,9 @@ def network_label(model: str, control: str) -> str:
     return printable(model if control == "none" else f"{model}_{control}")
 
 
-def at_least(least: int, name: str, value: int) -> None:
-    """Raises ValueError when ``value`` of the key ``name`` is below ``least``."""
-    if value < least:
+def at_least(least: int, name: str, value: float | None) -> None:
+    """Raises ValueError when ``value`` of the key ``name`` is below ``least``, or not finite."""
+    if value is not None and not least <= value < math.inf:
         raise ValueError(f"{name} must be {least} or more, got {value}")
 
 

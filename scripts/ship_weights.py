@@ -1,4 +1,4 @@
-"""Put a trained network into the package as plain data, to be loaded by its name.
+"""Put a trained network into the package, to be loaded by its name.
 
     python scripts/ship_weights.py RUN NAME
 
@@ -7,7 +7,6 @@ RUN is a folder that ``fwrnn train`` wrote. Then, anywhere: ``fwrnn.load("NAME")
 
 import argparse
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from fwrnn.config import migrated
@@ -21,15 +20,14 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("name", metavar="NAME")
     options = parser.parse_args()
-    (_, _, _, model, _), _ = load_run(options.run, "cpu")
+    (_, _, _, model, _), update = load_run(options.run, "cpu")
     run, ships = RunFolder(options.run), RunFolder(FOLDER / options.name)
     config = migrated(run.read_config())
     if "backend" in config["model"]:
         config["model"]["backend"] = "attention"  # a first answer that waits for no compiler
     ships.write_metrics(run.read_metrics())
     ships.config.write_text(OmegaConf.to_yaml(config))
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    np.savez(ships.plain, **weights)
+    ships.write_checkpoint(ships.best, {"update": update, "model": model.state_dict()})
 
 
 if __name__ == "__main__":

@@ -216,6 +216,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
         RunFailed: training diverged, or a file could not be written.
         Interrupted: Ctrl-C or termination, after the state was saved.
     """
+    from fwrnn.learning.assembly import own_threads
     from fwrnn.learning.run_folder import RunFolder
 
     run = RunFolder(folder)
@@ -225,7 +226,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"'{folder}' already holds a run; go on with it by resume={quoted(folder)}, or "
                 "choose another hydra.run.dir"
             )
-        with in_file(run.path / "train.log"):
+        with in_file(run.path / "train.log"), own_threads():
             return _train(config, run, resume)
 
 
@@ -272,7 +273,7 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
             reason = trainer.fit(stop, tracker, on_validation=show)
             if reason == "interrupted":
                 raise Stopped
-            return conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason)
+            metrics = conclude(assembly, trainer, run, stop, tracker, drawing, drawn, reason)
         except Stopped:
             assert stop.signal is not None  # nothing else stops
             raise Interrupted(
@@ -280,6 +281,9 @@ def _train(config: Config, run: "RunFolder", resume: bool) -> dict:
                 f"go on with: fwrnn train resume={place}",
                 stop.signal,
             ) from None
+    if stop.signal is not None:  # too late for this run, in time for what a sweep would begin next
+        _interrupted.append(Interrupted("interrupted", stop.signal))
+    return metrics
 
 
 ENDS = {

@@ -2,7 +2,8 @@
 
 import ctypes
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -179,7 +180,7 @@ def load_run(
         if not hasattr(config.task, "data_dir"):
             raise UserError(f"task {config.task.name} reads no data: leave --data-dir out")
         config.task.data_dir = data_dir
-    best = folder.read_best()
+    best = folder.read_checkpoint(folder.best)
     try:
         weights, update = best["model"], best["update"]
         sizes = {name: weight.shape for name, weight in weights.items()}
@@ -189,8 +190,18 @@ def load_run(
         if is_full(error):
             raise
         described = " with ".join([str(folder.config), *words_of(changes)])
-        raise UserError(f"{folder.weights} does not fit the model of {described}") from None
+        raise UserError(f"{folder.best} does not fit the model of {described}") from None
     return assembly, update
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """While open, how many threads a run takes on the CPU is its own affair."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

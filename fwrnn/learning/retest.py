@@ -11,7 +11,7 @@ from fwrnn import __version__
 from fwrnn.errors import UserError
 from fwrnn.files import check_folder
 from fwrnn.intervals import wilson
-from fwrnn.learning.assembly import NOTHING, config_of, load_run, words_of
+from fwrnn.learning.assembly import NOTHING, config_of, load_run, own_threads, words_of
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.record import code, label
 from fwrnn.learning.run_folder import RunFolder, write_pictures
@@ -21,6 +21,7 @@ from fwrnn.learning.shipped import place_of
 TEST = Question()
 
 
+@own_threads()
 def evaluated(
     run: str,
     question: Question = TEST,

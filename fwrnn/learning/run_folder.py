@@ -11,7 +11,6 @@
     checkpoints/best.pt  the best weights by validation
     checkpoints/last.pt  everything needed to go on, the best weights too
     checkpoints/last-1.pt  the one before, in case that the last one is damaged
-    weights.npz          of a network that ships, in the place of the checkpoints
     run.lock             held by the process that works on the run
     train.log            the messages
     events.out.tfevents… TensorBoard
@@ -20,7 +19,6 @@
 import csv
 import io
 import logging
-import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -52,7 +50,6 @@ class RunFolder:
         self.best = self.path / "checkpoints" / "best.pt"
         self.last = self.path / "checkpoints" / "last.pt"
         self.before_last = self.path / "checkpoints" / "last-1.pt"
-        self.plain = self.path / "weights.npz"
         self.pictures = self.path / "pictures"
         self._written: bytes | None = None
 
@@ -131,25 +128,6 @@ class RunFolder:
                 raise UserError(f"{self.metrics} is broken: {name} is {str(value)[:80]!r}")
         return metrics
 
-    @property
-    def weights(self) -> Path:
-        """The file that holds the best weights."""
-        return self.plain if self.plain.exists() else self.best
-
-    def read_best(self) -> dict:
-        """The best weights as ``model``, and their ``update``; no code in the file is run.
-
-        Raises:
-            UserError: the file is missing or broken.
-        """
-        if self.weights == self.best:
-            return self.read_checkpoint(self.best)
-        try:
-            model = {name: torch.from_numpy(x) for name, x in _arrays(self.plain)}
-        except Exception:  # numpy and zipfile raise anything on damaged files
-            raise UserError(f"{self.plain} does not hold plain arrays, or is broken") from None
-        return {"model": model, "update": self.read_metrics().get("best_update")}
-
     def read_checkpoint(self, path: Path) -> dict:
         """A checkpoint's content, on the CPU; no code in the file is run.
 
@@ -207,25 +185,3 @@ def check_archive(path: Path) -> None:
             raise ValueError("its parts are larger than the file")
         if archive.testzip() is not None:
             raise ValueError("a checksum differs")
-
-
-def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of an .npz and their names; none has more numbers than the file has.
-
-    numpy's own reader takes the memory that a header asks for before it looks for the numbers.
-    """
-    check_archive(path)
-    with zipfile.ZipFile(path) as archive:
-        for part in archive.namelist():
-            content = io.BytesIO(archive.read(part))
-            version = np.lib.format.read_magic(content)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, by_columns, dtype = read_header(content)
-            numbers = np.frombuffer(content.read(), dtype)
-            if len(numbers) != math.prod(shape):
-                raise ValueError("an array has not as many numbers as its header says")
-            array = numbers.reshape(shape, order="F" if by_columns else "C")
-            yield part.removesuffix(".npy"), np.array(array, order="C")

@@ -35,8 +35,7 @@ class TrainerConfig:
 
     def __post_init__(self):
         for name in ("max_updates", "evaluate_every", "log_every", "patience"):
-            if getattr(self, name) is not None:
-                at_least(1, name, getattr(self, name))
+            at_least(1, name, getattr(self, name))
         if not 0 <= self.warmup <= 1:
             raise ValueError(
                 f"warmup is a share of the run and must lie in [0, 1], got {self.warmup}"
@@ -70,8 +69,7 @@ class SupervisedConfig(TrainerConfig):
         super().__post_init__()
         at_least(1, "batch_size", self.batch_size)
         for name in ("weight_decay", "adversarial_norm"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+            at_least(0, name, getattr(self, name))
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.average_decay is not None and not 0 <= self.average_decay < 1:
@@ -99,15 +97,13 @@ class ActorCriticConfig(TrainerConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("games", "n_steps", "val_games", "test_games"):
-            if getattr(self, name) is not None:
-                at_least(1, name, getattr(self, name))
+            at_least(1, name, getattr(self, name))
         for name in ("discount", "entropy_until"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
         for name in ("value_cost", "entropy_cost"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+            at_least(0, name, getattr(self, name))
 
 
 @dataclass(kw_only=True)

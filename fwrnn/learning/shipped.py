@@ -1,8 +1,7 @@
 """Trained networks that ship with the package, by name.
 
-``fwrnn/weights/NAME`` is a run's folder without what only training needs: its ``config.yaml`` and
-``metrics.json``, and its best weights as plain arrays in ``weights.npz``. To add one:
-``python scripts/ship_weights.py RUN NAME``.
+``fwrnn/weights/NAME`` is a run's folder without what only training needs: its ``config.yaml``,
+``metrics.json``, and its best weights. To add one: ``python scripts/ship_weights.py RUN NAME``.
 """
 
 from pathlib import Path

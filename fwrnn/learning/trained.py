@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fwrnn.config import Config
 from fwrnn.interfaces import Images, Line, Task
-from fwrnn.learning.assembly import load_run
+from fwrnn.learning.assembly import load_run, own_threads
 from fwrnn.learning.kinds import kind_of
 from fwrnn.learning.supervised import predict_lines
 from fwrnn.learning.supervised.scoring import predict
@@ -141,16 +141,15 @@ def load(
     Raises:
         UserError: no such run, a broken one, data that are missing, or no such device.
     """
-    threads, coarse = torch.get_num_threads(), False
+    coarse = False
     with suppress(RuntimeError):  # so PyTorch answers who has set what it has in its place
         coarse = torch.backends.cudnn.allow_tf32
     started = torch.cuda.is_initialized()
     others = range(torch.cuda.device_count()) if started else ()
     try:
-        with torch.random.fork_rng(others):  # building a network draws first weights
+        with own_threads(), torch.random.fork_rng(others):  # building a network draws first weights
             (config, _, task, model, where), _ = load_run(run, device, data_dir)
     finally:
-        torch.set_num_threads(threads)  # those of the run are not for its guests
         if coarse:
             torch.backends.cudnn.allow_tf32 = True
         if not started:  # GPUs would begin with the run's seed

@@ -5,7 +5,7 @@ A core = one class here, one line in ``fwrnn.config.CORES``, one YAML in ``conf/
 
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, ClassVar
 
 from fwrnn.config import added_settings, at_least, at_most
 from fwrnn.rule import BACKENDS, READ_GAINS, Rule, one_of
@@ -41,7 +41,7 @@ class ModelConfig:
         for name, value in vars(self).items():
             if name.endswith("dropout") and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}; 0 turns it off")
-            if name.endswith("_size") and value is not None:
+            if name.endswith("_size"):
                 at_least(1, name, value)
 
     @property
@@ -88,25 +88,18 @@ class RecurrentConfig(ModelConfig):
         return ActorCritic(spec, self)
 
 
-def _constants(*names: str):
-    """Add constants of the ``Rule`` to a class that becomes a dataclass: spelled there alone."""
+@dataclass(kw_only=True)
+class RememberingConfig(RecurrentConfig):
+    """What both models with a fast memory have; constants are checked as those of the ``Rule``."""
 
-    def decorate(schema: type) -> type:
-        hints = get_type_hints(Rule)
-        schema.__annotations__ = {n: hints[n] for n in names} | schema.__annotations__
-        return schema
-
-    return decorate
-
-
-class _Remembering:
-    """What both models with a fast memory check and say."""
-
-    hidden_size: int
+    decay: float
+    fast_lr: float
     inner_steps: int
+    nonlinearity: str
+    layer_norm: bool
 
-    def check_constants(self) -> None:
-        """Raises ValueError for a constant out of range."""
+    def __post_init__(self):
+        super().__post_init__()
         at_most(MOST_REPEATS, "inner_steps", self.inner_steps)
         names = Rule.__dataclass_fields__
         Rule(**{name: value for name, value in vars(self).items() if name in names})
@@ -117,9 +110,9 @@ class _Remembering:
 
 
 @dataclass(kw_only=True)
-@_constants(*(name for name in Rule.__dataclass_fields__ if name != "plain_read"))
-class FastWeightsConfig(_Remembering, RecurrentConfig):
-    layer_norm: bool
+class FastWeightsConfig(RememberingConfig):
+    boundary: str
+    inner_start: str
     read_gain: str = "fixed"  # of runs from before it could be learned
     backend: str
 
@@ -127,22 +120,15 @@ class FastWeightsConfig(_Remembering, RecurrentConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_constants()
         one_of("read_gain", self.read_gain, READ_GAINS)
         one_of("backend", self.backend, ("auto", *BACKENDS))
 
 
 @dataclass(kw_only=True)
-@_constants("decay", "fast_lr", "inner_steps", "nonlinearity")
-class MultiLevelConfig(_Remembering, RecurrentConfig):
-    layer_norm: bool
+class MultiLevelConfig(RememberingConfig):
     integration_dropout: float
 
     takes = ("images",)
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_constants()
 
     def build(self, input_size: int) -> "nn.Module":
         from fwrnn.layers import MultiLevelFastWeights

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwrnn.config import at_least
 from fwrnn.interfaces import Examples, Line, Symbols, TaskSpec
 
 SYMBOLS = string.ascii_lowercase + string.digits + "?"
@@ -29,72 +30,6 @@ _STREAMS = {"train": 0, "val": 1, "test": 2}
 LARGEST_FILE = 2**26
 """Bytes of a file of examples."""
 MOST_EXAMPLES = 10_000_000
-
-
-class AssocRetrieval:
-    """The generator; it owns its random numbers.
-
-    Args:
-        pairs: key-value pairs per sequence, 1 to 26; the paper uses 4. T = 2 · pairs + 3.
-        resample: whether every epoch of training has fresh examples, instead of the paper's fixed
-            set.
-        train_size, val_size, test_size: examples per split, 1 to 10,000,000; the paper's are the
-            defaults.
-        seed: every seed and split has a stream of its own.
-
-    Raises:
-        ValueError: ``pairs`` outside 1 … 26, an empty split, or a huge one.
-    """
-
-    spec = TaskSpec(Symbols(vocabulary=len(SYMBOLS)), labels=tuple(string.digits))
-    held_out = True
-
-    def __init__(
-        self,
-        pairs: int = 4,
-        resample: bool = False,
-        train_size: int = 100_000,
-        val_size: int = 10_000,
-        test_size: int = 20_000,
-        seed: int = 0,
-    ):
-        if not 1 <= pairs <= 26:
-            raise ValueError(
-                f"pairs must lie in 1 … 26, one letter a key, got {pairs}; the paper uses 4"
-            )
-        sizes = {"train": train_size, "val": val_size, "test": test_size}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}_size must be 1 or more, got {size}")
-            if size > MOST_EXAMPLES:
-                raise ValueError(
-                    f"{name}_size must be {MOST_EXAMPLES:,} or less, got {size}; resample=true has "
-                    "fresh examples every epoch"
-                )
-        self.pairs, self.resample, self.seed, self._sizes = pairs, resample, seed, sizes
-
-    def split(self, name: str, epoch: int = 0) -> Examples:
-        """The examples of "train", "val" or "test".
-
-        ``epoch`` chooses among the fresh training sets of ``resample``. The same arguments give
-        the same examples on every machine.
-        """
-        fresh = self.resample and name == "train"
-        stream = [self.seed, _STREAMS[name], epoch if fresh else 0]
-        return generate(self.pairs, self._sizes[name], np.random.default_rng(stream))
-
-    def decode(self, sequence: Tensor) -> str:
-        """The characters of a sequence, one a step."""
-        return decode(sequence)
-
-    def encode(self, text: str) -> Tensor:
-        """A question as a sequence (T); raises ``Malformed`` for anything else."""
-        split_question(text)
-        return encode(text)
-
-    def read_file(self, path: str | Path) -> list[Line]:
-        """Anyone's own examples; see ``read_file`` of this module."""
-        return read_file(path)
 
 
 def generate(pairs: int, count: int, rng: np.random.Generator) -> Examples:
@@ -112,16 +47,12 @@ def generate(pairs: int, count: int, rng: np.random.Generator) -> Examples:
 
 
 def encode(text: str) -> Tensor:
-    """A sequence of characters as symbols: "c9k8j3f1??c" → int64 (11).
+    """A question as a sequence of symbols: "c9k8j3f1??c" → int64 (11).
 
     Raises:
-        ValueError: a character that the task does not have.
+        Malformed: anything else, see ``split_question``.
     """
-    unknown = [character for character in text if character not in SYMBOLS]
-    if unknown:
-        raise ValueError(
-            f"characters are a-z, 0-9 and '?', got {unknown[0]!r}; write them in ASCII"
-        )
+    split_question(text)
     return torch.tensor([SYMBOLS.index(character) for character in text])
 
 
@@ -188,7 +119,7 @@ def read_file(path: str | Path) -> list[Line]:
             continue
         text, tab, answer = line.partition("\t")
         try:
-            split_question(text)
+            inputs = encode(text)
             if tab and not re.fullmatch("[0-9]", answer):
                 raise Malformed(len(text) + 1, "one digit, the answer, and nothing more", line)
         except Malformed as error:
@@ -196,7 +127,61 @@ def read_file(path: str | Path) -> list[Line]:
                 f"{name}, line {number}: {error}, in {line[:80]!r}; write it as "
                 "'c9k8j3f1??c<TAB>9', or without the answer"
             ) from None
-        lines.append(Line(text, encode(text), int(answer) if tab else None))
+        lines.append(Line(text, inputs, int(answer) if tab else None))
     if not lines:
         raise ValueError(f"{name} holds no example; write lines such as 'c9k8j3f1??c<TAB>9'")
     return lines
+
+
+class AssocRetrieval:
+    """The generator; it owns its random numbers.
+
+    Args:
+        pairs: key-value pairs per sequence, 1 to 26; the paper uses 4. T = 2 · pairs + 3.
+        resample: whether every epoch of training has fresh examples, instead of the paper's fixed
+            set.
+        train_size, val_size, test_size: examples per split, 1 to 10,000,000; the paper's are the
+            defaults.
+        seed: every seed and split has a stream of its own.
+
+    Raises:
+        ValueError: ``pairs`` outside 1 … 26, an empty split, or a huge one.
+    """
+
+    spec = TaskSpec(Symbols(vocabulary=len(SYMBOLS)), labels=tuple(string.digits))
+    held_out = True
+
+    def __init__(
+        self,
+        pairs: int = 4,
+        resample: bool = False,
+        train_size: int = 100_000,
+        val_size: int = 10_000,
+        test_size: int = 20_000,
+        seed: int = 0,
+    ):
+        if not 1 <= pairs <= 26:
+            raise ValueError(
+                f"pairs must lie in 1 … 26, one letter a key, got {pairs}; the paper uses 4"
+            )
+        sizes = {"train": train_size, "val": val_size, "test": test_size}
+        for name, size in sizes.items():
+            at_least(1, f"{name}_size", size)
+            if size > MOST_EXAMPLES:
+                raise ValueError(
+                    f"{name}_size must be {MOST_EXAMPLES:,} or less, got {size}; resample=true has "
+                    "fresh examples every epoch"
+                )
+        self.pairs, self.resample, self.seed, self._sizes = pairs, resample, seed, sizes
+
+    def split(self, name: str, epoch: int = 0) -> Examples:
+        """The examples of "train", "val" or "test".
+
+        ``epoch`` chooses among the fresh training sets of ``resample``. The same arguments give
+        the same examples on every machine.
+        """
+        fresh = self.resample and name == "train"
+        stream = [self.seed, _STREAMS[name], epoch if fresh else 0]
+        return generate(self.pairs, self._sizes[name], np.random.default_rng(stream))
+
+    decode, encode, read_file = staticmethod(decode), staticmethod(encode), staticmethod(read_file)

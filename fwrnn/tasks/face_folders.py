@@ -197,7 +197,8 @@ def _photos(
             except OSError:  # a dangling link, say; reading it will fail and be counted
                 size, modified = 0, 0
             else:
-                size, modified = status.st_size, status.st_mtime_ns
+                # The latter for one that could not be read before its permissions changed.
+                size, modified = status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
             file = Path(entry.path).relative_to(folder).as_posix()
             photos.append(Photo(file, target, person, size, modified))
     return photos

@@ -11,11 +11,10 @@ The paper has 317 people for training and 20 for the test and says nothing of va
 for validation are taken out of its 317 here.
 """
 
-import contextlib
 import hashlib
+import io
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fwrnn.config import at_least
 from fwrnn.errors import UserError
+from fwrnn.files import check_folder, write_whole
 from fwrnn.interfaces import Examples
 from fwrnn.rule import one_of
 from fwrnn.tasks import cache
@@ -120,8 +121,7 @@ def _check(
     """The cameras, written as the folders are, if all settings are in range."""
     one_of("layout", layout, LAYOUTS)
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+        at_least(1, name, value)
     held_out = counts["val_identities"] + counts["test_identities"]
     if layout == "synthetic" and counts["identities"] <= held_out:
         raise ValueError(
@@ -135,8 +135,7 @@ def _check(
         )
     if not 0 <= max_unreadable <= 1:
         raise ValueError(f"max_unreadable must be a share, 0 to 1, got {max_unreadable}")
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
+    at_least(0, "seed", seed)
     # A command line may read 14_0 as a number, and files are named by 140: both are meant.
     matches = [re.fullmatch(r"(\d\d)_?(\d)", str(camera)) for camera in cameras]
     found = [match for match in matches if match]
@@ -241,23 +240,12 @@ def _cached(
     if faces is not None:
         check(faces)
         return faces
-    beside = store / f".{path.stem}.{os.getpid()}.tmp"
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        beside.touch()  # to know before the long work that it can be written
-        faces = make()
-        check(faces)
-        with beside.open("wb") as file:
-            np.savez(file, **faces._asdict())
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {store}: {error.strerror or error}; task.cache_dir=DIR chooses "
-            "another folder"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+    check_folder(store, "task.cache_dir=DIR chooses another folder")  # before the long work
+    faces = make()
+    check(faces)
+    content = io.BytesIO()
+    np.savez(content, **faces._asdict())
+    write_whole(path, content.getbuffer())
     return faces
 
 
@@ -269,7 +257,7 @@ def _load(path: Path) -> Faces | None:
         count = len(faces.targets)
         if faces.images.shape != (count, SIZE, SIZE) or faces.people.shape != (count,):
             raise ValueError("its arrays do not fit together")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except Exception as error:  # numpy and zipfile raise anything on damaged files
         log.warning(f"{path} is damaged and is made again ({type(error).__name__})")

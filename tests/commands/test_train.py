@@ -228,6 +228,15 @@ def test_digits_are_learned_in_glimpses_without_a_download(unpainted, tmp_path):
     assert train(compose(*settings), tmp_path)["test_error"] < 0.1
 
 
+def test_threads_are_those_of_one_run_alone(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+    words = [*tiny, "model=rnn", "trainer.max_updates=1", "hydra.sweep.subdir=${hydra.job.num}"]
+    assert main(["train", "-m", *words, "threads=1,null", "hydra.sweep.dir=sweep"]) == 0
+    found = [json.loads(file.read_text())["threads"] for file in tmp_path.rglob("metrics.json")]
+    assert sorted(found) == [1, 2] and torch.get_num_threads() == 2
+
+
 def test_sweep_runs_every_combination(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = ["model=fast_weights,lstm", "-m", "model.hidden_size=6,8"]

@@ -126,6 +126,16 @@ def test_at_the_second_signal_a_run_leaves_nothing_behind(tiny, tmp_path, monkey
     assert outcome(folder) == outcome(tmp_path / "straight")
 
 
+def test_a_signal_at_the_end_of_a_job_is_in_time_for_the_next(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fwrnn.learning.run_folder.write_pictures", lambda *given: press())
+    words = ["train", "-m", *tiny, "model=rnn", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    assert main(words) == 130
+    assert [job["state"] for job in Sweep("sweep").read()["jobs"].values()] == [
+        "done", "waiting", "waiting",
+    ]  # fmt: skip
+
+
 def test_a_signal_that_came_before_gives_up_what_would_come():
     with StopRequest() as stop:
         press()

@@ -1,8 +1,8 @@
 """``fwrnn.load``: trained networks from Python, those that ship among them."""
 
 import json
+import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,17 +31,16 @@ def test_networks_that_ship_have_the_error_that_was_recorded(name):
 
 @pytest.mark.parametrize("name", shipped())
 def test_networks_that_ship_are_small_and_plain(name):
-    file = FOLDER / name / "weights.npz"
+    file = FOLDER / name / "checkpoints" / "best.pt"
     assert file.stat().st_size < 1_000_000
-    with np.load(file, allow_pickle=False) as arrays:
-        assert all(arrays[key].dtype == np.float32 for key in arrays.files)
+    model = torch.load(file, weights_only=True)["model"]
+    assert all(weights.dtype == torch.float32 for weights in model.values())
 
 
 def test_broken_weights_are_a_users_error(tmp_path):
-    for name in ("config.yaml", "metrics.json"):
-        (tmp_path / name).write_text((FOLDER / "retrieval" / name).read_text())
-    np.savez(tmp_path / "weights.npz", x=np.array([print], dtype=object))
-    with pytest.raises(UserError, match="does not hold plain arrays"):
+    shutil.copytree(FOLDER / "retrieval", tmp_path, dirs_exist_ok=True)
+    torch.save({"format": 1, "model": print}, tmp_path / "checkpoints" / "best.pt")
+    with pytest.raises(UserError, match="is not a checkpoint of fwrnn, or is broken"):
         fwrnn.load(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fwrnn.errors import UserError
+from fwrnn.errors import RunFailed, UserError
 from fwrnn.tasks import face_folders, facial_expression
 from fwrnn.tasks.cache import cache_dir
 from fwrnn.tasks.drawn_faces import EXPRESSIONS, draw_faces
@@ -378,13 +378,12 @@ def test_cache_that_cannot_be_written_names_its_folder(folders, tmp_path, monkey
     assert str(in_the_way / "faces") in message
     assert "task.cache_dir=DIR" in message
 
-    def full(file, **arrays):
-        file.write(b"half")
+    def full(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(facial_expression.np, "savez", full)
-    message = refusal(folders, "folders")
-    assert "No space left on device; task.cache_dir=DIR" in message
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        load(folders, "folders")
     assert list(cache_dir("faces").iterdir()) == []
 
 

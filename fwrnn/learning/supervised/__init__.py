@@ -103,7 +103,7 @@ def predict_lines(model, device, lines: list[Line]) -> Tensor:
 
 def _scored(logits: Tensor, targets: Tensor) -> tuple[dict, str]:
     """What is measured of logits (N, classes) and targets (N), and the words for it."""
-    result = score((logits, targets))
+    result = score(logits, targets)
     return result._asdict(), (
         f"error {100 * result.error:.2f} % ({result.wrong:,} of {result.examples:,}), "
         f"loss {result.loss:.4f}"

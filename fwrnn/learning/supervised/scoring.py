@@ -33,19 +33,16 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     return logits
 
 
-def score(*groups: tuple[Tensor, Tensor]) -> Score:
-    """The score of one or more pairs of logits (N, classes) and targets (N)."""
-    loss = torch.zeros((), dtype=torch.float64)
-    wrong = 0
-    for group in groups:
-        for logits, targets in zip(*(part.split(BATCH_SIZE) for part in group), strict=True):
-            loss += F.cross_entropy(logits, targets, reduction="sum").cpu()
-            unsaid = logits.isnan().any(-1)  # of which the first would be taken for the largest
-            wrong += int(((logits.argmax(-1) != targets) | unsaid).sum())
-    count = sum(len(targets) for _, targets in groups)
+def score(logits: Tensor, targets: Tensor) -> Score:
+    """The score of logits (N, classes) against targets (N)."""
+    loss, count = torch.zeros((), dtype=torch.float64), len(targets)
+    for part, right in zip(logits.split(BATCH_SIZE), targets.split(BATCH_SIZE), strict=True):
+        loss += F.cross_entropy(part, right, reduction="sum").cpu()
+    unsaid = logits.isnan().any(-1)  # of which the first would be taken for the largest
+    wrong = int(((logits.argmax(-1) != targets) | unsaid).sum())
     return Score(wrong / count, loss.item() / count, wrong, count)
 
 
-def evaluate(model: nn.Module, *groups: Examples) -> Score:
-    """The model's score on one or more sets of examples, which lie on the model's device."""
-    return score(*((predict(model, examples.inputs), examples.targets) for examples in groups))
+def evaluate(model: nn.Module, examples: Examples) -> Score:
+    """The model's score on examples, which lie on its device."""
+    return score(predict(model, examples.inputs), examples.targets)

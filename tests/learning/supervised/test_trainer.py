@@ -95,4 +95,4 @@ def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch,
 
 def test_what_is_no_answer_is_wrong():
     logits = torch.tensor([[torch.nan, 0.0], [1.0, 0.0], [0.0, torch.nan], [torch.inf, 0.0]])
-    assert score((logits, torch.tensor([0, 0, 1, 0]))).wrong == 2
+    assert score(logits, torch.tensor([0, 0, 1, 0])).wrong == 2
