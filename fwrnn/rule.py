@@ -53,6 +53,8 @@ class Rule:
                 f"inner_steps (S) must be an integer of 0 or more, got {self.inner_steps}; "
                 "the paper uses 1"
             )
+        for name, kind in (("decay", float), ("fast_lr", float), ("inner_steps", int)):
+            object.__setattr__(self, name, kind(getattr(self, name)))  # as compilers take them
         one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
         one_of("boundary", self.boundary, BOUNDARIES)
         one_of("inner_start", self.inner_start, INNER_STARTS)

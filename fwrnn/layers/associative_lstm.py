@@ -108,7 +108,7 @@ class AssociativeLSTM(nn.Module):
         cells = forget * cells + written.sum(1)
         found = _multiply(_permuted(read_key, permutations), cells.unsqueeze(1)).mean(2)
         hidden = (output * _bound(found)).sum(1)
-        return hidden.transpose(-1, -2).reshape(batch, -1), cells
+        return hidden.transpose(-1, -2).flatten(1), cells
 
 
 def _permuted(keys: Tensor, permutations: Tensor) -> Tensor:

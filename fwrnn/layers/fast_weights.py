@@ -27,7 +27,7 @@ from fwrnn.layers.initialization import (
     uniform_outgoing_,
 )
 from fwrnn.layers.kernels import steps
-from fwrnn.layers.memory import FastMemory, FastWeightsState, is_tracing
+from fwrnn.layers.memory import FastMemory, FastWeightsState
 from fwrnn.rule import READ_GAINS, Rule, one_of
 
 _PARAMETERS = (
@@ -167,6 +167,16 @@ class _FastWeightsModule(nn.Module):
             with torch.no_grad():
                 (getattr(self, name) if pruned is None else pruned).copy_(drawn)
 
+    def initial_state(self, batch_size: int | None = None) -> FastWeightsState:
+        """The state before the first step, all zeros; unbatched when ``batch_size`` is None."""
+        suffix = next(iter(self._names))  # none of a cell
+        layers = (len(self._names),) if suffix else ()
+        batch = () if batch_size is None else (batch_size,)
+        like = getattr(self, f"weight_hh{suffix}")  # a shard may be, whose new_zeros are shards
+        shape = *layers, *batch, self.hidden_size
+        hidden = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return FastWeightsState(hidden, FastMemory.empty(hidden))
+
     def _registered(self, suffix: str) -> list[Any] | None:
         """The parameters of one layer in one direction, in the order of a ``Step``; None where
         somebody parametrised one of them."""
@@ -270,12 +280,8 @@ class _FastWeightsModule(nn.Module):
         self._check_kind("a state", hidden, like)
         if memory is None:
             return hidden.to(like.dtype), None
-        expected = [
-            (*shape[:-1], memory.written.shape[-2], units),
-            (*shape[:-1], memory.written.shape[-2]),
-            (*shape[:-1], *((units, units) if memory.is_folded() else (0, 0))),
-            shape[:-1],
-        ]
+        batch, past, matrix = shape[:-1], memory.written.shape[-2], units * memory.is_folded()
+        expected = (*batch, past, units), (*batch, past), (*batch, matrix, matrix), batch
         for name, part, want in zip(FastMemory._fields, memory, expected, strict=True):
             if tuple(part.shape) != want:
                 raise ValueError(
@@ -461,21 +467,10 @@ class FastWeightsRNN(_FastWeightsModule):
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters, one list per layer and direction, as ``nn.RNN`` gives them."""
-        return [
-            [getattr(self, name) for name in self._names[f"_l{layer}{direction}"] if name]
-            for layer in range(self.num_layers)
-            for direction in self._directions
-        ]
+        return [[getattr(self, name) for name in names if name] for names in self._names.values()]
 
     def flatten_parameters(self) -> None:
         """Does nothing; here so that code written for ``nn.RNN`` runs unchanged."""
-
-    def initial_state(self, batch_size: int | None = None) -> FastWeightsState:
-        """The state before the first step, all zeros; unbatched when ``batch_size`` is None."""
-        batch = () if batch_size is None else (batch_size,)
-        shape = (self.num_layers * len(self._directions), *batch, self.hidden_size)
-        hidden = self.weight_hh_l0.new_zeros(shape)
-        return FastWeightsState(hidden, FastMemory.empty(hidden))
 
     def forward(
         self,
@@ -545,8 +540,8 @@ class FastWeightsRNN(_FastWeightsModule):
         self, hx, sequence: Tensor, batched: bool
     ) -> tuple[Tensor, FastMemory | None]:
         """The given state, batched: hidden (D·num_layers, B, H), and the memory, None if empty."""
-        layers, batch = self.num_layers * len(self._directions), sequence.shape[1]
-        shape = (layers, *((batch,) if batched else ()), self.hidden_size)
+        batch = sequence.shape[1:2] if batched else ()
+        shape = (len(self._names), *batch, self.hidden_size)
         hidden, memory = self._check_state(hx, shape, self.weight_hh_l0)
         if batched:
             return hidden, memory
@@ -580,8 +575,6 @@ class FastWeightsRNN(_FastWeightsModule):
         sequence, _, batched = self._time_first(input)
         hidden, memory = self._starting_state(hx, sequence, batched)
         memory = _of_layer(memory, 0)
-        if memory is not None and memory.is_empty() and not is_tracing():
-            memory = None
         before = None if memory is None else memory.matrix()
         states, *_ = kernels.recurrence(
             sequence, inputs, hidden[0], memory, slow, rule, backend=self.backend
@@ -613,10 +606,7 @@ def _of_layer(memory: FastMemory | None, k: int) -> FastMemory | None:
 def _of_all_layers(memories: list[FastMemory]) -> FastMemory:
     """The memories of all layers and directions in one, without a copy if there is one."""
     if len(memories) == 1:
-        written, strengths, folded, fade = memories[0]
-        return FastMemory(
-            written.unsqueeze(0), strengths.unsqueeze(0), folded.unsqueeze(0), fade.unsqueeze(0)
-        )
+        return FastMemory(*[part.unsqueeze(0) for part in memories[0]])
     return FastMemory(*(torch.stack(parts) for parts in zip(*memories, strict=True)))
 
 
@@ -695,12 +685,6 @@ class FastWeightsRNNCell(_FastWeightsModule):
         super().__init__(input_size, hidden_size, bias, layer_norm, read_gain, backend, rule)
         self._add_parameters("", input_size, {"device": device, "dtype": dtype})
         self.reset_parameters()
-
-    def initial_state(self, batch_size: int | None = None) -> FastWeightsState:
-        """The state before the first step, all zeros; unbatched when ``batch_size`` is None."""
-        batch = () if batch_size is None else (batch_size,)
-        hidden = self.weight_hh.new_zeros(*batch, self.hidden_size)
-        return FastWeightsState(hidden, FastMemory.empty(hidden))
 
     def forward(
         self, input: Tensor, hx: FastWeightsState | Tensor | None = None

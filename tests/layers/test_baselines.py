@@ -160,6 +160,16 @@ def test_the_associative_lstm_passes_on_that_there_is_no_gradient(create_graph):
     assert torch.autograd.grad(loss, weight, **options) == (None,)
 
 
+def test_the_associative_lstm_takes_empty_batches_and_gradients_in_a_batch():
+    made, x = AssociativeLSTM(5, 8), torch.randn(6, 3, 5)
+    assert made(x[:, :0])[0].shape == (6, 0, 8)
+    one, other = (
+        torch.autograd.functional.jacobian(lambda y: made(y)[0][-1], x, vectorize=vectorize)
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(one, other)
+
+
 def test_derivatives_of_the_associative_lstm():
     layer = AssociativeLSTM(3, 4, 2, 2).double()
     x = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)

@@ -82,6 +82,12 @@ def plain(make):
 
 
 @case
+def functionalize(make):
+    layer = make(3, 4)
+    return torch.func.functionalize(lambda y: layer(y)[0])(x())
+
+
+@case
 def unbatched(make):
     return trained(make(3, 4), x(5, 3))
 

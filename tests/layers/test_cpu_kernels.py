@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from filelock import FileLock
+from torch.nn.utils.rnn import pack_sequence
 
 from fwrnn import FastWeightsRNN
 from fwrnn.layers.kernels import cpu, steps
@@ -121,6 +122,19 @@ def test_gradients_may_have_other_threads_than_the_states(threads):
     output, _ = made(x)
     torch.set_num_threads(threads)  # few or many sequences, for so many threads
     torch.testing.assert_close(torch.autograd.grad(output.sin().sum(), x), wanted)
+
+
+@pytest.mark.parametrize(("batch", "units"), [(6, 8), (9, 12)])
+def test_layouts_are_told_apart_where_both_save_as_much(batch, units):
+    made = layer(3, units, backend="numba")
+    packed = pack_sequence([torch.randn(1, 3).double() for _ in range(batch)])
+    grads = []
+    for threads in (2, 1):
+        torch.set_num_threads(2)
+        output, _ = made(packed)
+        torch.set_num_threads(threads)
+        grads.append(torch.autograd.grad(output.data.sin().sum(), made.weight_ih_l0)[0])
+    torch.testing.assert_close(*grads)
 
 
 def test_python_threads_stand_in_for_openmp(monkeypatch):

@@ -5,13 +5,16 @@ import inspect
 import io
 import pickle
 import warnings
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from fwrnn import FastMemory, FastWeightsRNN, FastWeightsRNNCell, FastWeightsState
+from fwrnn.layers import AssociativeLSTM
 from fwrnn.layers.equations import Rule
 from tests.layers.test_fast_weights import tensors
 
@@ -368,6 +371,41 @@ def test_one_sequence_of_a_state_can_be_reset_in_place(layers):
         for part in (state.hidden, *state.memory):
             part[:, 1] = 0
         torch.testing.assert_close(state.memory.matrix(), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("kind", [FastWeightsRNN, AssociativeLSTM])
+def test_a_layer_that_was_converted_since_does_not_go_back(kind, dtype):
+    layer = kind(5, 8)
+    loss = layer(torch.randn(6, 3, 5))[0].sum()
+    layer.to(dtype)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        loss.backward()
+
+
+def test_the_gradients_of_both_biases_may_be_changed_in_place():
+    layer, cell, x = FastWeightsRNN(5, 7), FastWeightsRNNCell(5, 7), torch.randn(6, 3, 5)
+    for output, biases in (
+        (layer(x)[0], (layer.bias_ih_l0, layer.bias_hh_l0)),
+        (cell(x[0]).hidden, (cell.bias_ih, cell.bias_hh)),
+    ):
+        one, other = torch.autograd.grad(output.sum(), biases)
+        assert torch.equal(one, other)
+        one.zero_()
+        assert other.abs().max() > 0
+
+
+def test_a_gradient_that_is_yet_to_be_negated_is():
+    layer, x = FastWeightsRNN(5, 7), torch.randn(6, 3, 5, requires_grad=True)
+    grad = torch.randn(6, 3, 7)
+    one, other = (torch.autograd.grad(layer(x)[0], x, g)[0] for g in (torch._neg_view(grad), -grad))
+    assert torch.equal(one, other)
+
+
+def test_constants_may_be_numbers_of_other_libraries():
+    settings = {"decay": Fraction(9, 10), "fast_lr": np.float32(0.5), "inner_steps": np.int64(2)}
+    made, x = FastWeightsRNN(3, 4, backend="matrix", **settings), torch.randn(3, 2, 3)
+    torch.testing.assert_close(torch.compile(made, fullgraph=True)(x)[0], made(x)[0])
 
 
 def test_vmap_over_an_ensemble_of_layers():

@@ -158,6 +158,42 @@ def test_an_exported_program_can_be_saved():
     torch.testing.assert_close(found.memory.matrix(), wanted.memory.matrix())
 
 
+OPEN = torch.export.Dim.DYNAMIC
+
+
+def test_what_one_export_leaves_open_is_not_assumed_by_the_next():
+    made, x = FastWeightsRNN(3, 4).requires_grad_(False), torch.randn(5, 2, 3)
+    for sizes in ({1: OPEN}, {0: OPEN, 1: OPEN}, {0: OPEN}):
+        program = torch.export.export(made, (x,), dynamic_shapes=(sizes,)).module()
+        longer = torch.randn([7 if k in sizes else x.shape[k] for k in range(3)])
+        torch.testing.assert_close(program(longer)[0], made(longer)[0])
+
+
+@pytest.mark.slow
+def test_inductor_makes_a_library_of_it(tmp_path):
+    made, x = FastWeightsRNN(3, 4).requires_grad_(False), torch.randn(5, 2, 3)
+    program = torch.export.export(made, (x,), dynamic_shapes=({0: OPEN, 1: OPEN},))
+    package = torch._inductor.aoti_compile_and_package(program, package_path=f"{tmp_path}/x.pt2")
+    longer = torch.randn(8, 9, 3)
+    found = torch._inductor.aoti_load_package(package)(longer)[0]
+    torch.testing.assert_close(found, made(longer)[0])
+
+
+def test_a_sharded_layer_takes_the_state_that_it_gives_to_begin_with(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    where = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=0, world_size=1)
+    try:
+        made, x = FastWeightsRNN(3, 4), torch.randn(5, 2, 3)
+        wanted = made(x)[0]
+        fully_shard(made, mesh=init_device_mesh("cpu", (1,)))
+        torch.testing.assert_close(made(x, made.initial_state(2))[0], wanted)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_draws_its_graph(tmp_path):
     with SummaryWriter(tmp_path) as writer:

@@ -74,8 +74,7 @@ def _work(eager: Form, *inputs: Tensor) -> bool:
     steps, _, _, cells, permutations = inputs
     sizes = steps.shape[-1], cells.shape[1:]
     find_fault = partial(_fault, eager, sizes, permutations, steps.dtype)
-    instead = "slower operations take its place"
-    return trial.passes("associative LSTM", steps.device, steps.dtype, find_fault, instead)
+    return trial.passes("associative LSTM", steps.device, steps.dtype, find_fault)
 
 
 NAMES = (
@@ -122,12 +121,20 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_states, grad_cells):
         saved = ctx.saved_tensors  # unpacked once, as checkpoints insist
-        (*inputs, permutations, states), kept = saved[:6], saved[6:]
+        *inputs, permutations, _ = saved[:6]
         if grad_states is None and grad_cells is None:  # who came before had no gradients
             return (None,) * (len(inputs) + len(NOTHING))
-        if torch.is_grad_enabled():
-            given, grads = (*inputs, permutations), (grad_states, grad_cells)
-            return *pulled_back(ctx.eager, given, grads, ctx.needs_input_grad), None, None
+        if not torch.is_grad_enabled() and _reach(*inputs, permutations):
+            try:
+                return *_Recurrence._fused(ctx, saved, grad_states, grad_cells), *NOTHING
+            except RuntimeError:  # gradients in a batch, as Jacobians ask for, have no addresses
+                pass
+        given, grads = (*inputs, permutations), (grad_states, grad_cells)
+        return *pulled_back(ctx.eager, given, grads, ctx.needs_input_grad), None, None
+
+    @staticmethod
+    def _fused(ctx, saved, grad_states, grad_cells):
+        (*inputs, _, states), kept = saved[:6], saved[6:]
         (steps, weight, hidden, cells), plan = inputs, ctx.plan
         grad_states = torch.zeros_like(states) if grad_states is None else grad_states.contiguous()
         grad_memory = plan.in_lanes(torch.zeros_like(cells) if grad_cells is None else grad_cells)
@@ -137,7 +144,7 @@ class _Recurrence(torch.autograd.Function):
         plan.run(1, None, weight.contiguous(), None, None, *kept, *grads)
         before = torch.cat([hidden.unsqueeze(0), states[:-1]])
         grad_weight = grad_steps.flatten(0, 1).t() @ before.flatten(0, 1)
-        return grad_steps, grad_weight, grad_hidden, plan.in_rows(grad_memory), *NOTHING
+        return grad_steps, grad_weight, grad_hidden, plan.in_rows(grad_memory)
 
 
 NOTHING = (None,) * 3  # the gradients of what is not differentiated

@@ -103,11 +103,8 @@ def forward(
     trail = empty(hidden, steps + 1, batch, units)
     states = empty(hidden, steps, batch, units)
     saved = empty(hidden, plan.saved_sizes[save])
-    if drive.dtype is not hidden.dtype:
-        drive = drive.to(hidden.dtype)
-    drive = drive.resolve_neg().contiguous()
-    given = _contiguous(hidden, memory, *slow)
-    inputs = (drive, plan.by_lane(lengths), *given, states, trail, saved)
+    driven, *given = contiguous(drive.to(hidden.dtype), hidden, memory, *slow)
+    inputs = (driven, plan.by_lane(lengths), *given, states, trail, saved)
     plan.run(0, save, inputs)
     return states, trail, saved if save else hidden.new_empty(0)
 
@@ -133,7 +130,7 @@ def saved_size(
     reads = blocks * steps * rule.inner_steps
     borders = blocks * ((steps - 1) // cut_length(units)) * cut
     saved = row * (blocks * steps + reads * (1 + int(read_gain)) + borders * units)
-    return saved + reads * lanes * int(layer_norm) + along * lanes
+    return saved + reads * lanes * int(layer_norm) + along
 
 
 def backward(
@@ -153,7 +150,8 @@ def backward(
     """
     plan = _plan_for(grad_states.shape, trail.dtype, memory, slow, rule, saved.shape[0])
     steps, batch, units = grad_states.shape
-    if not grad_states.is_contiguous():  # that of a sum is one number, expanded
+    # That of a sum is one number, expanded.
+    if grad_states.is_neg() or not grad_states.is_contiguous():
         grad_states = empty(trail, steps, batch, units).copy_(grad_states)
     grad_drive = empty(trail, steps, batch, units)
     grad_hidden = trail.new_empty(batch, units)
@@ -162,7 +160,7 @@ def backward(
     grad_gains = [None if gain is None else trail.new_empty(units) for gain in learned]
     by_block = empty(trail, plan.blocks, len(learned), units)
     inputs = (
-        None, plan.by_lane(lengths), None, *_contiguous(memory, *slow), None, trail.contiguous(),
+        None, plan.by_lane(lengths), None, *contiguous(memory, *slow), None, trail.contiguous(),
         saved.contiguous(),
     )  # fmt: skip
     grads = grad_states, grad_drive, grad_hidden, grad_memory, by_block, *grad_gains
@@ -190,7 +188,7 @@ def _madvise():
     return function
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     """As their numbers are to lie in memory: one after another, and not to be negated yet."""
     return [None if x is None else x.resolve_neg().contiguous() for x in tensors]
 
@@ -288,8 +286,8 @@ class _Plan:
             # Without normalisation the loops still load a scale, from anywhere, and drop it.
             end_at = borders_at + borders * units * row
             layouts.append((normed_at, found_at, scales_at * normalised, borders_at, end_at))
-            # One register more along the units, so that the size tells the layout.
-            self.saved_sizes.append(end_at + along * lanes)
+            # One number more along the units, so that the size tells the layout.
+            self.saved_sizes.append(end_at + along)
         # By loop and whether something is saved: the numbers that it is called with.
         self._numbers = [
             [

@@ -141,7 +141,7 @@ def _forward_block(c, kind, constants, block, slot):
     if c.memory:
         _take_memory(c, kind, first, sequences, True, work, matrix)
     if along and c.save and not block:
-        v.clear(saved, c.end_at, 1)
+        saved[c.end_at] = 0
     for t in range(c.steps):
         j = t % chunk
         if t and not j:

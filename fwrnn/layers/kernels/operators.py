@@ -80,9 +80,10 @@ def recurrence(
         except RuntimeError:  # what PyTorch says, at once, when vmap or torch.func call
             pass
     drive = inputs.drive(sequence).to(hidden.dtype)
-    if observed:
+    if observed or _is_functionalized():
         save = save and not is_tracing()  # which runs twice, once without gradients
-        states, trail, _ = torch.ops.fwrnn.recurrence(drive, *given, form, *_constants(rule), save)
+        constants = vars(rule).values()  # in the schema's order
+        states, trail, _ = torch.ops.fwrnn.recurrence(drive, *given, form, *constants, save)
     else:
         states, trail, _ = _Transformed.apply(drive, *given, form, rule, save)
     return _outputs(states, trail)
@@ -133,25 +134,27 @@ def is_differentiated() -> bool:
 
     The operator has a rule for ``vmap``; for its derivative PyTorch takes none.
     """
-    # Private names, as there are no public ones up to PyTorch 2.13; nobody else here needs them.
-    if not torch._C._are_functorch_transforms_active():
+    if not _are_transforms_active():
         return False
-    return (torch.compiler.is_compiling() or _is_recorded()) and _some_transform_differentiates()
+    records = torch.compiler.is_compiling() or _is_recorded()
+    return records and bool(_transforms() - {"Vmap", "Functionalize"})
+
+
+def _is_functionalized() -> bool:
+    """Whether ``torch.func.functionalize`` looks on, which takes operators, and no functions."""
+    return _are_transforms_active() and "Functionalize" in _transforms()
+
+
+# Private names, as there are no public ones up to PyTorch 2.13; nobody else here needs them.
+_are_transforms_active = torch._C._are_functorch_transforms_active
 
 
 @constant_when_compiled
-def _some_transform_differentiates() -> bool:
+def _transforms() -> set[str]:
+    """Those of ``torch.func`` that are at work: Vmap, Grad, Jvp, Functionalize."""
     from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
-    stack = functorch.get_interpreter_stack() or ()
-    return any(level.key() != functorch.TransformType.Vmap for level in stack)
-
-
-def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
-    return (
-        float(rule.decay), float(rule.fast_lr), int(rule.inner_steps),
-        rule.nonlinearity, rule.boundary, rule.inner_start, rule.plain_read,
-    )  # fmt: skip
+    return {level.key().name for level in functorch.get_interpreter_stack() or ()}
 
 
 def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> tuple[Tensor]:
@@ -220,13 +223,23 @@ def _backward(
     implementation = FUSED[form]
     if saved.shape[0] == 0:  # the forward pass did not know of this one
         *_, saved = implementation.forward(drive, trail[0], memory, slow, rule, lengths, True)
-    grad_drive, grad_hidden, grad_memory, *grad_gains = implementation.backward(
-        saved, trail, grad_states, memory, slow, rule, lengths
+    grad_drive, grad_hidden, grad_memory, *grad_gains = _fused_backward(
+        form, saved, trail, grad_states, memory, slow, rule, lengths
     )
     by_row, previous = grad_drive.flatten(0, 1), trail[:-1].flatten(0, 1)
     grad_weight = by_row.t() @ previous
     grads = grad_drive, grad_hidden, grad_memory, grad_weight, *grad_gains
     return [grad for grad in grads if grad is not None]
+
+
+def _fused_backward(form, saved, trail, grad_states, memory, slow, rule, lengths):
+    """What its module's ``backward`` returns; RuntimeError where the layer was converted since.
+
+    Or moved: the weights are then other ones than those that the states came of.
+    """
+    if any(x is not None and (x.dtype, x.device) != (trail.dtype, trail.device) for x in slow):
+        raise RuntimeError("the layer was converted after the forward pass; go back before that")
+    return FUSED[form].backward(saved, trail, grad_states, memory, slow, rule, lengths)
 
 
 def _backward_fake(saved, trail, grad_states, drive, memory, slow, lengths, form, rule):
@@ -288,8 +301,8 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def _fused(ctx, grad_states, sequence, weight_ih, bias_ih, bias_hh, hidden, memory, *others):
         *slow, lengths, trail, saved = others
-        grad_drive, grad_hidden, grad_memory, *grad_gains = FUSED[ctx.form].backward(
-            saved, trail, grad_states, memory, SlowWeights(*slow), ctx.rule, lengths
+        grad_drive, grad_hidden, grad_memory, *grad_gains = _fused_backward(
+            ctx.form, saved, trail, grad_states, memory, SlowWeights(*slow), ctx.rule, lengths
         )
         by_row, rows = grad_drive.flatten(0, 1), sequence.flatten(0, 1)
         previous = trail[:-1].flatten(0, 1)
@@ -302,7 +315,8 @@ class _Layer(torch.autograd.Function):
         return (
             None if grad_rows is None else grad_rows.view(sequence.shape),
             grad_weight_ih,
-            *(None if bias is None else grad_bias for bias in (bias_ih, bias_hh)),
+            None if bias_ih is None else grad_bias,
+            None if bias_hh is None else grad_bias.clone(),  # as callers may change one in place
             grad_hidden, grad_memory, grad_weight_hh, *grad_gains,
         )  # fmt: skip
 
@@ -365,7 +379,7 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
     known = saved, trail, grad_states, drive, memory
     if is_observed(grad_states):
         operator = torch.ops.fwrnn.recurrence_backward
-        found = operator(*known, *slow, lengths, ctx.form, *_constants(ctx.rule))
+        found = operator(*known, *slow, lengths, ctx.form, *vars(ctx.rule).values())
     else:
         try:
             found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)

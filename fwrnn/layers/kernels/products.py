@@ -46,14 +46,12 @@ def _fit(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> bool:
     return (
         matrix.shape[1:] == rows.shape[1:]
         and (bias is None or bias.shape == matrix.shape[:1])
-        and all(x is None or _is_addressed(x, rows.dtype) for x in (matrix, bias))
+        and all(
+            x.is_cpu and x.layout is torch.strided and x.dtype is rows.dtype and not x.is_neg()
+            for x in (matrix, bias)
+            if x is not None
+        )
     )
-
-
-def _is_addressed(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a tensor's numbers, of this type, lie in memory as they are."""
-    strided = tensor.is_cpu and tensor.layout is torch.strided
-    return strided and tensor.dtype is dtype and not tensor.is_neg()
 
 
 def pay(form: str, rows: int, dtype: torch.dtype) -> bool:

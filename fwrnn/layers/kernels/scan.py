@@ -27,13 +27,19 @@ def recurrence(
     # A private name, as there is no public one up to PyTorch 2.15; nobody else here needs it.
     from torch._higher_order_ops.scan import scan
 
+    batch = None
+    if not torch.compiler.is_dynamo_compiling():
+        batch = drive.shape[1]  # as Inductor looks for open sizes among what a scan is given
+        torch.compiler.reset()  # what an earlier export assumed of them
+
     def step(carry, here):
         hidden, A = carry
         drive, running = here
         hidden = eager.next_state(
             drive, hidden, lambda query: equations.read(A, query), slow, rule, running
         )
-        return (hidden, eager.write_matrix(A, hidden, rule, running)), hidden.clone()
+        output = hidden.clone() if batch is None else hidden.expand(batch, -1).clone()
+        return (hidden, eager.write_matrix(A, hidden, rule, running)), output
 
     times = torch.arange(drive.shape[0], device=drive.device).unsqueeze(-1)
     ends = drive.shape[0] if lengths is None else lengths

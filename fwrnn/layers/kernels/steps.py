@@ -169,15 +169,12 @@ def _plan(rule: Rule, scale: float, dtype: torch.dtype, shapes: tuple) -> _Plan 
     if dtype not in cpu.DTYPES or rule.inner_start == "normalised" or not cpu.is_installed():
         return None
     find_fault = functools.partial(_fault, dtype)
-    if not trial.passes("single step", torch.device("cpu"), dtype, find_fault, INSTEAD):
+    if not trial.passes("single step", torch.device("cpu"), dtype, find_fault):
         return None
     try:
         return _Plan(rule, scale, dtype, shapes)
     except (ValueError, TypeError):  # of another number of dimensions
         return None
-
-
-INSTEAD = "slower operations take its place"
 
 
 def _fault(dtype: torch.dtype) -> str | None:
@@ -333,10 +330,7 @@ def _backward(call: _Call, saved: Any, grad_hidden, grad_kept, wanted) -> list:
     by_sequence = new(plan.batch, plan.shared, vector)
     learned = step.norm_weight, step.norm_bias, step.read_gain, step.bias_ih
     gains = [None if part is None else new(vector) for part in learned]
-    if grad_hidden is not None:
-        grad_hidden = grad_hidden.contiguous()
-    if grad_kept is not None:
-        grad_kept = grad_kept.contiguous()
+    grad_hidden, grad_kept = cpu.contiguous(grad_hidden, grad_kept)
     kept = (None, grad_kept) if plan.folds else (grad_kept, None)
     results = bracket, carry, written, folded, by_sequence, *gains
     made = _addresses(*NOT_MADE, saved, None, grad_hidden, *kept, *results)
@@ -354,7 +348,7 @@ def _backward(call: _Call, saved: Any, grad_hidden, grad_kept, wanted) -> list:
         bracket.t().mm(step.input) if wanted.weight_ih else None,
         _grad_weight(step, bracket) if wanted.weight_hh else None,
         bias,
-        bias,
+        None if bias is None else bias.clone(),  # as callers may change one in place
         gain,
         shift,
         read_gain,

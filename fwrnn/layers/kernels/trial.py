@@ -55,7 +55,7 @@ def passes(
     device: torch.device,
     variant: Hashable,
     find_fault: Callable[[], str | None],
-    instead: str,
+    instead: str = "slower operations take its place",
 ) -> bool:
     """Whether a kernel works, by a trial when this is first asked for a kind of device.
 
