@@ -4,7 +4,6 @@ import copy
 import inspect
 import io
 import pickle
-import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -299,13 +298,6 @@ def test_states_of_a_cell_may_be_changed_in_place(backend):
         torch.testing.assert_close(state.memory.matrix(), wanted)
 
 
-def test_compiles():
-    layer = FastWeightsRNN(5, 7, 2)
-    x = torch.randn(6, 3, 5)
-    compiled = torch.compile(layer, backend="eager")
-    torch.testing.assert_close(compiled(x)[0], layer(x)[0])
-
-
 def test_survives_copying_saving_and_pickling():
     layer = FastWeightsRNN(5, 7, nonlinearity="relu", decay=0.9, inner_steps=2)
     x = torch.randn(6, 3, 5)
@@ -406,18 +398,6 @@ def test_constants_may_be_numbers_of_other_libraries():
     settings = {"decay": Fraction(9, 10), "fast_lr": np.float32(0.5), "inner_steps": np.int64(2)}
     made, x = FastWeightsRNN(3, 4, backend="matrix", **settings), torch.randn(3, 2, 3)
     torch.testing.assert_close(torch.compile(made, fullgraph=True)(x)[0], made(x)[0])
-
-
-def test_vmap_over_an_ensemble_of_layers():
-    layers = [FastWeightsRNN(5, 7) for _ in range(3)]
-    parameters, buffers = torch.func.stack_module_state(layers)
-    x = torch.randn(6, 2, 5)
-
-    def call(values, fixed):
-        return torch.func.functional_call(layers[0], (values, fixed), (x,))[0]
-
-    outputs = torch.vmap(call)(parameters, buffers)
-    torch.testing.assert_close(outputs, torch.stack([layer(x)[0] for layer in layers]))
 
 
 def test_what_happens_to_a_state_happens_to_no_other():
@@ -566,28 +546,3 @@ def test_cell_takes_what_rnn_cell_takes():
     assert cell.initial_state(3).memory.matrix().shape == (3, 7, 7)
     with pytest.raises(ValueError, match="input_size = 5"):
         cell(torch.randn(3, 4))
-
-
-@pytest.mark.parametrize("how", ["parametrized", "pruned"])
-def test_weights_that_are_made_from_others_are_listed_and_drawn_anew(how):
-    layer = FastWeightsRNN(3, 4)
-    if how == "pruned":
-        nn.utils.prune.random_unstructured(layer, "weight_hh_l0", 0.5)
-    else:
-        nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
-    assert len(layer.all_weights[0]) == len(FastWeightsRNN(3, 4).all_weights[0])
-    assert layer.all_weights[0][1].data_ptr() == layer.weight_hh_l0.data_ptr() or how != "pruned"
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.fill_(7)
-    layer.reset_parameters()
-    made = layer.weight_hh_l0_orig if how == "pruned" else layer.weight_hh_l0
-    torch.testing.assert_close(made, 0.05 * torch.eye(4), atol=1e-6, rtol=0)
-
-
-def test_one_normalised_unit_is_warned_of():
-    with pytest.warns(UserWarning, match="layer_norm=False"):
-        FastWeightsRNN(3, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        FastWeightsRNN(3, 1, layer_norm=False)

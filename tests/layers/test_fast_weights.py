@@ -340,6 +340,9 @@ def test_weights_behind_a_parametrisation_are_listed_and_start_as_others_do(chan
     assert len(weights) == len(names)
     for name, weight in zip(names, weights, strict=True):
         torch.testing.assert_close(weight, getattr(made, name))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.fill_(7)
     made.reset_parameters()
     kept = made.weight_hh_l0_mask if change is pruned else 1
     made(torch.ones(2, 1, 3))  # where pruning applies its mask
