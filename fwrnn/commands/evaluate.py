@@ -127,10 +127,10 @@ def _runs_of(folder: str) -> list[str]:
         f"fwrnn evaluate {quoted(one.folder)}" + ("" if isinstance(one, Run) else "  # not ended")
         for one in islice(found, MOST_LISTED + 1)
     ]
-    count = str(len(lines))
+    count = "1 run" if len(lines) == 1 else f"{len(lines)} runs"
     if len(lines) > MOST_LISTED:
-        count, lines[-1] = f"more than {MOST_LISTED}", "…"
-    heading = f"'{folder}' holds {count} runs. Choose one, or: fwrnn report {quoted(folder)}"
+        count, lines[-1] = f"more than {MOST_LISTED} runs", "…"
+    heading = f"'{folder}' holds {count}. Choose one, or: fwrnn report {quoted(folder)}"
     return [heading, *lines] if lines else []
 
 
