@@ -82,8 +82,7 @@ def recurrence(
     drive = inputs.drive(sequence).to(hidden.dtype)
     if observed or _is_functionalized():
         save = save and not is_tracing()  # which runs twice, once without gradients
-        constants = vars(rule).values()  # in the schema's order
-        states, trail, _ = torch.ops.fwrnn.recurrence(drive, *given, form, *constants, save)
+        states, trail, _ = torch.ops.fwrnn.recurrence(drive, *given, form, *_constants(rule), save)
     else:
         states, trail, _ = _Transformed.apply(drive, *given, form, rule, save)
     return _outputs(states, trail)
@@ -155,6 +154,14 @@ def _transforms() -> set[str]:
     from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
     return {level.key().name for level in functorch.get_interpreter_stack() or ()}
+
+
+def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
+    """A rule's parts in the schema's order."""
+    return (
+        rule.decay, rule.fast_lr, rule.inner_steps,
+        rule.nonlinearity, rule.boundary, rule.inner_start, rule.plain_read,
+    )  # fmt: skip
 
 
 def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> tuple[Tensor]:
@@ -379,7 +386,7 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
     known = saved, trail, grad_states, drive, memory
     if is_observed(grad_states):
         operator = torch.ops.fwrnn.recurrence_backward
-        found = operator(*known, *slow, lengths, ctx.form, *vars(ctx.rule).values())
+        found = operator(*known, *slow, lengths, ctx.form, *_constants(ctx.rule))
     else:
         try:
             found = _backward(*known, SlowWeights(*slow), lengths, ctx.form, ctx.rule)
