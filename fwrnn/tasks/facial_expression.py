@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from fwrnn.config import at_least
-from fwrnn.errors import UserError
+from fwrnn.errors import RunFailed, UserError
 from fwrnn.files import check_folder, write_whole
 from fwrnn.interfaces import Examples
 from fwrnn.rule import one_of
@@ -240,12 +240,16 @@ def _cached(
     if faces is not None:
         check(faces)
         return faces
-    check_folder(store, "task.cache_dir=DIR chooses another folder")  # before the long work
+    instead = "task.cache_dir=DIR chooses another folder"
+    check_folder(store, instead)  # before the long work
     faces = make()
     check(faces)
     content = io.BytesIO()
     np.savez(content, **faces._asdict())
-    write_whole(path, content.getbuffer())
+    try:
+        write_whole(path, content.getbuffer())
+    except RunFailed as error:
+        raise UserError(f"{error}; {instead}") from error
     return faces
 
 

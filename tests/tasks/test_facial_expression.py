@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fwrnn.errors import RunFailed, UserError
+from fwrnn.errors import UserError
 from fwrnn.tasks import face_folders, facial_expression
 from fwrnn.tasks.cache import cache_dir
 from fwrnn.tasks.drawn_faces import EXPRESSIONS, draw_faces
@@ -382,8 +382,8 @@ def test_cache_that_cannot_be_written_names_its_folder(folders, tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RunFailed, match="No space left on device"):
-        load(folders, "folders")
+    message = refusal(folders, "folders")
+    assert "No space left on device" in message and "task.cache_dir=DIR" in message
     assert list(cache_dir("faces").iterdir()) == []
 
 
