@@ -55,7 +55,8 @@ def _fixed(name: str) -> Any:
             f"were made for {name}={getattr(self, name)!r}; make a new one with {name}={value!r}"
         )
 
-    return property(lambda self: getattr(self, f"_{name}"), refuse)
+    private = f"_{name}"
+    return property(lambda self: getattr(self, private), refuse)
 
 
 class _FastWeightsModule(nn.Module):

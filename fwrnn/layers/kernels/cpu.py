@@ -171,7 +171,7 @@ def backward(
 
 def empty(like: Tensor, *shape: int) -> Tensor:
     """``new_empty``; a large one in large pages, as the first touch of small ones is slow."""
-    tensor = like.new_empty(shape)
+    tensor = like.new_empty(*shape)  # which is faster than with a tuple
     if tensor.nbytes >= LARGE and (advise := _madvise()):
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         advise(start, tensor.data_ptr() + tensor.nbytes - start, mmap.MADV_HUGEPAGE)
@@ -463,7 +463,7 @@ def call(loop, numbers: Iterable[int], tensors: tuple, arrays: int, threads: int
     There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
     """
     argument, missing = array("q", numbers), arrays - len(tensors)
-    argument.extend([0 if tensor is None else address(tensor) for tensor in tensors])
+    argument.extend([0 if x is None else x.data_ptr() or address(x) for x in tensors])
     argument.extend([0] * missing)
     run_team(loop, argument.buffer_info()[0], threads)
 

@@ -103,11 +103,7 @@ def _survey(tensors: list[Tensor]) -> tuple[bool, bool]:
 
 def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
     """C x(t) + biases, without autograd, for a fused form. (T, B, I) → (T, B, H)."""
-    steps, batch, _ = sequence.shape
-    if not products.pay(form, steps * batch, sequence.dtype):
-        return inputs.drive(sequence)
-    rows = products.times(form, sequence.flatten(0, 1), inputs.weight_ih, inputs.bias())
-    return rows.view(steps, batch, rows.shape[1])
+    return products.times(form, sequence, inputs.weight_ih, inputs.bias())
 
 
 def is_observed(first: Tensor, *others: Tensor | None) -> bool:

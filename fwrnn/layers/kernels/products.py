@@ -18,11 +18,11 @@ FEWEST = 256
 
 
 def times(form: str, rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X Mᵀ + bias, without autograd: (N, K), (R, K), (R) → (N, R). M may be any view.
+    """X Mᵀ + bias, without autograd: (…, K), (R, K), (R) → (…, R). M may be any view.
 
     ``form`` is that of the recurrence, whose tensors these are.
     """
-    if pay(form, rows.shape[0], rows.dtype) and _fit(rows, matrix, bias):
+    if pay(form, rows.shape[:-1].numel(), rows.dtype) and _fit(rows, matrix, bias):
         return _times(
             rows.resolve_neg().contiguous(), matrix, None if bias is None else bias.contiguous()
         )
@@ -44,14 +44,14 @@ def contract(
 def _fit(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> bool:
     """Whether they go together, at which the loops do not look; else it is for PyTorch."""
     return (
-        matrix.shape[1:] == rows.shape[1:]
-        and (bias is None or bias.shape == matrix.shape[:1])
-        and all(
-            x.is_cpu and x.layout is torch.strided and x.dtype is rows.dtype and not x.is_neg()
-            for x in (matrix, bias)
-            if x is not None
-        )
+        matrix.shape[1:] == rows.shape[-1:]
+        and _is_alike(matrix, rows)
+        and (bias is None or bias.shape == matrix.shape[:1] and _is_alike(bias, rows))
     )
+
+
+def _is_alike(x: Tensor, rows: Tensor) -> bool:
+    return x.is_cpu and x.layout is torch.strided and x.dtype is rows.dtype and not x.is_neg()
 
 
 def pay(form: str, rows: int, dtype: torch.dtype) -> bool:
@@ -88,8 +88,9 @@ def _fault(dtype: torch.dtype) -> str | None:
 
 
 def _times(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    lanes, (count, columns), results = cpu.lanes_of(rows.dtype), rows.shape, matrix.shape[0]
-    out = cpu.empty(rows, count, results)
+    lanes, (*before, columns), results = cpu.lanes_of(rows.dtype), rows.shape, matrix.shape[0]
+    out = cpu.empty(rows, *before, results)
+    count = rows.shape[:-1].numel()
     sizes = -(-count // lanes), count, columns, 0, results, *matrix.stride(), 0, 0
     arrays = rows, matrix, None, bias, out, None, None
     _run(False, sizes, (columns + results) * lanes, arrays)
