@@ -457,13 +457,18 @@ def address(tensor: Tensor) -> int:
     return place
 
 
+def addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    """Those of all tensors, 0 for None."""
+    return [0 if x is None else x.data_ptr() or address(x) for x in tensors]
+
+
 def call(loop, numbers: Iterable[int], tensors: tuple, arrays: int, threads: int) -> None:
     """Call ``loop`` in every thread of a team, with numbers and the addresses of tensors.
 
     There are as many addresses as the loop has ``arrays``, 0 for None and for what is not given.
     """
     argument, missing = array("q", numbers), arrays - len(tensors)
-    argument.extend([0 if x is None else x.data_ptr() or address(x) for x in tensors])
+    argument.extend(addresses(tensors))
     argument.extend([0] * missing)
     run_team(loop, argument.buffer_info()[0], threads)
 

@@ -198,7 +198,7 @@ def _fault(dtype: torch.dtype) -> str | None:
         gradients = torch.autograd.grad(results, [exact[k] for k in wanted], grads)
         step = Step(*(x.detach().to(dtype) for x in exact))
         plan = _Plan(rule, scale, dtype, tuple(x.shape for x in step))
-        call = _Call(plan, step, _addresses(*step))
+        call = _Call(plan, step, cpu.addresses(step))
         with torch.no_grad():
             hidden, kept, _, _, saved = _forward(call, True)
             grad_hidden, grad_kept = (grad.to(dtype) for grad in grads)
@@ -245,13 +245,9 @@ def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
             return _call_for(step, rule, scale)
         else:
             shapes.append(x.shape)
-            addresses.append(cpu.address(x))
+            addresses.append(x.data_ptr() or cpu.address(x))
     plan = _plan(rule, scale, dtype, tuple(shapes))
     return plan and _Call(plan, step, addresses)
-
-
-def _addresses(*tensors: Tensor | None) -> list[int]:
-    return [0 if x is None else cpu.address(x) for x in tensors]
 
 
 def _forward(call: _Call, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
@@ -267,7 +263,7 @@ def _forward(call: _Call, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, T
     saved = new(plan.saved_size) if save else None
     bracket = _bracket(step) if plan.outside else None
     written, folded = (None, kept) if plan.folds else (kept, None)
-    made = _addresses(hidden, written, strengths, folded, fade, saved, bracket)
+    made = cpu.addresses((hidden, written, strengths, folded, fade, saved, bracket))
     plan.run(0, save, step.input, addresses + made)
     return hidden, kept, strengths, fade, saved
 
@@ -303,7 +299,7 @@ class _Step(torch.autograd.Function):
         try:
             if torch.is_grad_enabled() or is_observed(saved):
                 call = None
-            elif ctx.addresses == _addresses(*step):
+            elif ctx.addresses == cpu.addresses(step):
                 call = _Call(plan, step, ctx.addresses)
             else:  # what was saved may have been elsewhere meanwhile
                 call = _call_for(step, plan.rule, plan.scale)
@@ -333,7 +329,7 @@ def _backward(call: _Call, saved: Any, grad_hidden, grad_kept, wanted) -> list:
     grad_hidden, grad_kept = cpu.contiguous(grad_hidden, grad_kept)
     kept = (None, grad_kept) if plan.folds else (grad_kept, None)
     results = bracket, carry, written, folded, by_sequence, *gains
-    made = _addresses(*NOT_MADE, saved, None, grad_hidden, *kept, *results)
+    made = cpu.addresses((*NOT_MADE, saved, None, grad_hidden, *kept, *results))
     plan.run(1, True, step.input, addresses + made)
     gain, shift, read_gain, bias = gains
     if read_gain is not None and plan.one_gain:
