@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("sequences", metavar="SEQUENCE", nargs="+", help="all of one length")
-    parser.add_argument("--out", default="memory.png")
+    parser.add_argument("--out", default="outputs/memory.png")
     options = parser.parse_args()
     (_, _, task, model, _), _ = load_run(options.run, "cpu")
     answers = [text[text.index(text[-1]) + 1] for text in options.sequences]

@@ -160,6 +160,13 @@ def test_hydras_options_may_stand_anywhere(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_to_look_at_an_experiment_makes_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "experiment=table1", "--cfg", "job"]) == 0
+    assert "associative" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_task_brings_what_was_chosen_for_it_and_the_command_line_overrules_it():
     assert compose().model.core == "fast_weights"
     images = compose("task=mnist_glimpses")

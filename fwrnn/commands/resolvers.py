@@ -22,7 +22,7 @@ def register() -> None:
         ("run_name", _run_name),
     ):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    OmegaConf.register_new_resolver("unused", _unused, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("unused", _unused, replace=True)
 
 
 def _by(choice: str, values: DictConfig) -> Any:
@@ -65,11 +65,21 @@ def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
     return name
 
 
-def _unused(folder: str) -> str:
+def _unused(folder: str, *, _root_: DictConfig) -> str:
     """``${unused:outputs/sweeps/${now:…}}``: that folder, or with _2, _3, … if there is one; made.
 
-    Two sweeps may begin in the same second, and a clock may be set back.
+    Two sweeps may begin in the same second, and a clock may be set back. While Hydra composes,
+    nothing is made: OmegaConf looks at a value also to put an experiment's in its place.
     """
+    made = OmegaConf.get_cache(_root_).setdefault("unused", {})
+    if folder not in made:
+        if OmegaConf.is_missing(_root_.hydra.runtime, "cwd"):
+            return folder
+        made[folder] = _made(folder)
+    return made[folder]
+
+
+def _made(folder: str) -> str:
     for name in chain([folder], (f"{folder}_{k}" for k in count(2))):
         try:
             Path(name).mkdir(parents=True)

@@ -143,6 +143,7 @@ def row_labels(comparison: Comparison) -> list[str]:
             for key in chosen
             if row.settings[key] != ABSENT and (key, row.settings[key]) != ("control", "none")
         )
+        or "none"  # the network as it is, where nothing but the control differs
         for k, row in enumerate(rows)
     ]
 

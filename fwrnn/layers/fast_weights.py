@@ -276,7 +276,8 @@ class _FastWeightsModule(nn.Module):
         if tuple(hidden.shape) != shape:
             raise ValueError(
                 f"{type(self).__name__} takes a state whose hidden has shape {shape}, got "
-                f"{tuple(hidden.shape)}; start from None or from a state for the same batch"
+                f"{tuple(hidden.shape)}; start from None or from a state for the same batch, of a "
+                "layer with num_layers in front, of a cell without"
             )
         self._check_kind("a state", hidden, like)
         if memory is None:
@@ -384,7 +385,8 @@ class FastWeightsRNN(_FastWeightsModule):
     Outputs: ``output, state``
         - output: the last layer's h(t) at every step, (T, B, D·H), in the input's form.
         - state: the ``FastWeightsState`` after the last step of each sequence, named tuples of
-          tensors. Where code for ``nn.RNN`` has ``h``, this has ``state.hidden``; A is
+          tensors. Where code for ``nn.RNN`` computes with ``h``, this has ``state.hidden``; what is
+          handed to the next call is the state as a whole, or its ``detach()``. A is
           ``state.memory.matrix()``. ``state.reset(ended)`` has sequences begin anew,
           ``FastWeightsState.cat(states)`` joins batches, whatever their ages.
 
@@ -393,7 +395,8 @@ class FastWeightsRNN(_FastWeightsModule):
     Parameters have ``nn.RNN``'s names, ``weight_ih_l0`` (C), ``weight_hh_l0`` (W), ``bias_ih_l0``,
     ``bias_hh_l0``, and ``norm_weight_l0``, ``norm_bias_l0``, ``read_weight_l0`` (w), with the
     suffix ``_reverse`` for the reverse direction. The constants λ, η, S, f and the boundary can be
-    set later, by name or all together as ``rule``; what parameters were made by cannot.
+    set later, by name or all together as ``rule``; what parameters were made by cannot. They are no
+    part of the ``state_dict``: make the layer that loads one with the same arguments.
 
     Raises:
         ValueError: an argument out of range, or an input or state of a wrong shape, device or
@@ -656,6 +659,14 @@ class FastWeightsRNNCell(_FastWeightsModule):
 
     Parameters: ``weight_ih`` (C), ``weight_hh`` (W), ``bias_ih``, ``bias_hh``, ``norm_weight``,
     ``norm_bias``, ``read_weight`` (w).
+
+    To go on step by step with what a ``FastWeightsRNN`` of one layer has learned, and where it is::
+
+        cell = FastWeightsRNNCell(…)  # the same sizes, read_gain and layer_norm
+        weights = layer.state_dict().items()
+        cell.load_state_dict({name.removesuffix("_l0"): value for name, value in weights})
+        cell.rule = layer.rule
+        state = state.map(lambda part: part[0])  # the layer's state has num_layers in front
 
     Raises:
         ValueError: an argument out of range, or an input or state of a wrong shape, device or

@@ -151,7 +151,8 @@ class FastWeightsState(NamedTuple):
 
         def __getattr__(self, name):
             of = "the state is a FastWeightsState(hidden, memory)"
-            raise _missing(self, name, f"{of}; for nn.RNN's h write state.hidden")
+            whole = "state.to(…) and state.map(function) change all of it"
+            raise _missing(self, name, f"{of}; {whole}, and for nn.RNN's h write state.hidden")
 
         __mul__ = __rmul__ = _not_multiplied
 
@@ -199,7 +200,13 @@ class FastWeightsState(NamedTuple):
     def reset(self, ended) -> "FastWeightsState":
         """Zeros for some sequences of a batch, which begin anew.
 
-        ``ended`` has a bool for each, (B), as a tensor, an array or a list.
+        ``ended`` has a bool for each, (B), as a tensor, an array or a list. Reset before the first
+        observation of what begins is taken in, which Gymnasium's vectors of games give, in their
+        default mode NEXT_STEP, one step after the end::
+
+            observation, _, terminated, truncated, _ = games.step(actions)
+            began, ended = ended, terminated | truncated  # both False everywhere at first
+            state = cell(observation, state.reset(began))
 
         Raises:
             ValueError: it has not.

@@ -290,7 +290,7 @@ class Trainer:
             self.best_weights = {name: x.clone() for name, x in model.state_dict().items()}
         self.save()
         self._write_derived(improved)
-        scalars = {name.replace("val_", "val/", 1): value for name, value in measured.items()}
+        scalars = {f"val/{name.removeprefix('val_')}": value for name, value in measured.items()}
         self.tracker.scalars(scalars, progress.update)
         self.on_validation(model, progress.update)
         self._show(bar, **self.shown(measured))

@@ -79,8 +79,9 @@ class Tracker:
         """One row of the HPARAMS tab.
 
         ``SummaryWriter.add_hparams`` would open a second run for it; its summaries written to this
-        run's own events make one run one row.
+        run's own events make one run one row. Its results are named so that the curves come first.
         """
+        results = {f"verdict/{name}": value for name, value in results.items()}
         for summary in hparams(settings, results):
             self._add(summary)
         self.scalars(results, update)  # the row's results are the last of these

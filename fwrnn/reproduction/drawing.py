@@ -13,10 +13,10 @@ from fwrnn.reproduction.extras import SOLVED, curve
 from fwrnn.reproduction.results import Result
 from fwrnn.reproduction.targets import GAMES, Target
 
-COLOURS = {
-    "fast_weights": "tab:red", "multilevel": "tab:red", "fast_weights_learned_read": "tab:purple",
-    "lstm": "tab:blue", "irnn": "tab:green", "rnn": "tab:green", "associative_lstm": "tab:orange",
-    "convnet": "tab:brown",
+COLOURS = {  # of Okabe and Ito, told apart by the colour-blind too
+    "fast_weights": "#D55E00", "multilevel": "#D55E00", "fast_weights_learned_read": "#CC79A7",
+    "lstm": "#0072B2", "irnn": "#009E73", "rnn": "#009E73", "associative_lstm": "#E69F00",
+    "convnet": "#56B4E9",
 }  # fmt: skip
 
 
@@ -81,14 +81,14 @@ def _figure2(figure, target: Target, results: Sequence[Result]) -> None:
         style = {"color": COLOURS[model], "linewidth": 1, "alpha": 0.8}
         axes.plot(updates[1:], nats[1:], "--", label=f"{model}, the paper's", **style)
     axes.set(xscale="log", yscale="log", xlabel="updates", xlim=(400, 8e5))
-    axes.set_ylabel("negative log likelihood, nats: less is better")
+    axes.set_ylabel("nats, less is better (ours: validation, the paper's: test)")
     axes.axhline(SOLVED, color="0.8", linewidth=0.8, zorder=0, label=f"{SOLVED} nats: solved")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
     """The greedy reward against frames: mean and range over seeds, dashed the paper's."""
-    figure.set_size_inches(11, 4.6)
+    figure.set_size_inches(11, 5)
     for axes, size in zip(figure.subplots(1, len(GAMES)), GAMES, strict=True):
         above = axes.twiny()
         for result in results:
@@ -98,7 +98,7 @@ def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
             curves = [curve(run, "frames", "val_reward") for run in result.runs]
             frames = max((each[0] for each in curves), key=len)
             rewards = np.stack([np.interp(frames, *each) for each in curves])
-            label = f"{result.cell.model}, {len(curves)} seeds"
+            label = f"{result.cell.model}, {len(curves)} seeds: mean, lowest to highest"
             axes.plot(frames / 1e6, rewards.mean(0), color=colour, label=label)
             axes.fill_between(
                 frames / 1e6, rewards.min(0), rewards.max(0), color=colour, alpha=0.15, linewidth=0
@@ -111,9 +111,9 @@ def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
         axes.set(ylim=(-1.02, 1.05), xlabel="millions of frames played")
         axes.set_ylabel("mean reward: 1 catches all, −1 none")
         axes.set_title(f"screens of {size}×{size}", pad=34, fontsize=10)
-        heading = "ours: mean, lowest to highest"
-        axes.legend(loc="center right", fontsize=8, title=heading, title_fontsize=8)
         above.set_xlabel("dashed: the paper's curves, in its steps", fontsize=8)
+    lines = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
 
 
 def _lengths(figure, target: Target, results: Sequence[Result]) -> None:

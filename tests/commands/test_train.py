@@ -55,7 +55,8 @@ def test_tensorboard_has_scalars_pictures_text_and_one_row_of_hyperparameters(ti
     train(compose(*tiny), tmp_path)
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    scalars = {"train/loss", "train/updates_per_second", "val/loss", "val/error", "test_error"}
+    scalars = {"train/loss", "train/updates_per_second", "val/loss", "val/error"}
+    scalars |= {"verdict/test_error", "verdict/val_error", "verdict/updates"}
     assert scalars <= set(tags["scalars"])
     assert [event.step for event in events.Images("work/memory")] == [5, 10, 15, 20]
     assert "configuration/text_summary" in tags["tensors"]

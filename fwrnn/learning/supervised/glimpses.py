@@ -12,7 +12,7 @@ from fwrnn.models.glimpses import FINE, QUADRANTS, STEPS, boxes, cut, in_order
 from fwrnn.models.network import Network, has_memory
 
 _PER_QUADRANT = STEPS // QUADRANTS
-_COLOURS = ("tab:red", "tab:green", "tab:cyan", "tab:orange")  # of the quadrants
+_COLOURS = ("#D55E00", "#009E73", "#56B4E9", "#E69F00")  # of the quadrants
 _COARSE_INSET, _FINE_INSET = 0.035, 0.13  # shares of a glimpse's side
 
 
@@ -96,7 +96,7 @@ def _draw_boxes(axes, image: np.ndarray) -> None:
     """The image, and frames set in by a share of their side: a number in each fine one."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[], xlabel="where it looks: number = step")
-    outline = [Stroke(linewidth=1, foreground="black"), Normal()]
+    outline = [Stroke(linewidth=2, foreground="black"), Normal()]  # seen on light and dark
     for step, box in enumerate(boxes(image.shape[-1])):
         colour = _COLOURS[step // _PER_QUADRANT]
         inset = box.side * (_COARSE_INSET if box.coarse else _FINE_INSET)
@@ -105,7 +105,7 @@ def _draw_boxes(axes, image: np.ndarray) -> None:
         axes.add_patch(Rectangle((left, top), side, side, fill=False, color=colour, lw=width))
         if not box.coarse:
             gap = 0.1 * side
-            text = axes.text(left + gap, top + gap, str(step + 1), color=colour, fontsize=7)
+            text = axes.text(left + gap, top + gap, str(step + 1), color="white", fontsize=7)
             text.set(va="top", path_effects=outline)
 
 
