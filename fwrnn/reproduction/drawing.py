@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
 
 from fwrnn.files import write_whole
 from fwrnn.reproduction import published
@@ -30,7 +31,9 @@ def draw(target: Target, results: Sequence[Result], file: Path) -> None:
     DRAWERS.get(target.name, _cells)(figure, target, found)
     drawn = BytesIO()
     figure.savefig(drawn, format="png", dpi=120)
-    write_whole(file, drawn.getvalue())
+    few_colours, small = Image.open(drawn).convert("RGB").quantize(), BytesIO()
+    few_colours.save(small, "PNG", optimize=True)  # a third of the size
+    write_whole(file, small.getvalue())
 
 
 def _cells(figure, target: Target, results: Sequence[Result]) -> None:
