@@ -145,6 +145,7 @@ def test_a_strangers_run_steers_no_terminal(run, monkeypatch, capsys):
     (run.parent / "a\x1b[2J").mkdir()
     shutil.copytree(run, run.parent / "a\x1b[2J" / "run")
     main(["evaluate", str(run.parent)])
+    main(["\x1b[2J"])
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
 

@@ -1,6 +1,7 @@
 """What ``fwrnn bench`` measured, as Markdown and as a picture; see ``fwrnn.commands.bench``."""
 
 import io
+from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -158,51 +159,40 @@ def _multiple(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}×"
 
 
+def _listed(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> str:
+    """A table with a row for each, of columns by their headings."""
+    return _table([*columns], [[cell(row) for cell in columns.values()] for row in rows])
+
+
 def _growth_ratios(rows: list[dict]) -> str:
-    header = ["", "T", "time", "peak memory", "linear would be"]
-    body = [
-        [
-            f"`{row['contestant']}`",
-            f"{row['T_short']:,} → {row['T_long']:,}",
-            _multiple(row["time_ratio"]),
-            _multiple(row["memory_ratio"]),
-            _multiple(row["T_long"] / row["T_short"]),
-        ]
-        for row in rows
-    ]
-    return _table(header, body)
+    return _listed(rows, {
+        "": lambda row: f"`{row['contestant']}`",
+        "T": lambda row: f"{row['T_short']:,} → {row['T_long']:,}",
+        "time": lambda row: _multiple(row["time_ratio"]),
+        "peak memory": lambda row: _multiple(row["memory_ratio"]),
+        "linear would be": lambda row: _multiple(row["T_long"] / row["T_short"]),
+    })  # fmt: skip
 
 
 def _share(rows: list[dict]) -> str:
-    header = ["", "size", "time", "GFLOP/s", "matrix product, GFLOP/s", "share"]
-    body = [
-        [
-            f"`{row['contestant']}`",
-            _sizes([row], *"TBIH"),
-            milliseconds(row["ms"]),
-            f"{row['gflops']:,.3g}",
-            f"{row['sgemm_gflops']:,.0f}",
-            f"{row['share']:.1%}",
-        ]
-        for row in rows
-    ]
-    return _table(header, body)
+    return _listed(rows, {
+        "": lambda row: f"`{row['contestant']}`",
+        "size": lambda row: _sizes([row], *"TBIH"),
+        "time": lambda row: milliseconds(row["ms"]),
+        "GFLOP/s": lambda row: f"{row['gflops']:,.3g}",
+        "matrix product, GFLOP/s": lambda row: f"{row['sgemm_gflops']:,.0f}",
+        "share": lambda row: f"{row['share']:.1%}",
+    })  # fmt: skip
 
 
 def _updates(rows: list[dict]) -> str:
-    header = ["model", "units", "batch", "updates/s", "time"]
-    body = [
-        [
-            f"`{row['model']}`",
-            str(row["hidden_size"]),
-            str(row["batch_size"]),
-            f"{row['updates_per_second']:,.3g}",
-            f"{_multiple(row['ratio'])} ({milliseconds(row['ms'])})",
-        ]
-        for row in rows
-        if not row["skipped"]
-    ]
-    return _table(header, body)
+    return _listed([row for row in rows if not row["skipped"]], {
+        "model": lambda row: f"`{row['model']}`",
+        "units": lambda row: str(row["hidden_size"]),
+        "batch": lambda row: str(row["batch_size"]),
+        "updates/s": lambda row: f"{row['updates_per_second']:,.3g}",
+        "time": lambda row: f"{_multiple(row['ratio'])} ({milliseconds(row['ms'])})",
+    })  # fmt: skip
 
 
 def png(result: dict) -> bytes:

@@ -120,7 +120,8 @@ def test_share_is_work_by_time_by_rate():
 
 def test_one_thread_is_measured_where_there_are_more():
     torch.set_num_threads(2)
-    rows = suites.measure_one_thread(TINY, torch.device("cpu"), lambda text: None)
-    assert torch.get_num_threads() == 2
+    threads = []
+    rows = suites.measure_one_thread(TINY, CPU, lambda _: threads.append(torch.get_num_threads()))
+    assert set(threads) == {1} and torch.get_num_threads() == 2
     assert {row["contestant"] for row in rows} == {"auto", "nn.RNN", "nn.LSTM"}
     assert all(row["ms"] > 0 for row in rows)

@@ -111,6 +111,8 @@ def test_a_malformed_question_has_a_caret_under_its_first_mistake(capsys):
     assert "expected a second '?' as character 10, got 'c'" in message
     assert quoted[caret.index("^")] == "c"
     assert quoted[: caret.index("^")].strip() == "'c9k8j3f1?"
+    assert main(["ask", "c9\x1b[2J"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_a_run_of_another_task_is_refused_before_its_data_are_looked_for(tmp_path, capsys):

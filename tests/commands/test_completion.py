@@ -42,7 +42,8 @@ def test_folders_of_runs_are_completed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("shell", SCRIPTS)
 def test_scripts_say_where_to_put_them(shell, capsys):
     assert main(["completion", shell]) == 0
-    assert f"fwrnn completion {shell}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"fwrnn completion {shell}" in said and said.endswith(SCRIPTS[shell])
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")

@@ -101,7 +101,7 @@ def test_picture_that_cannot_be_written_is_one_line(folder, capsys):
 
 
 def test_torch_is_imported_for_checkpoints_only(folder, tmp_path):
-    program = "import sys; from fwrnn.cli import main\nmain(sys.argv[1:])\n"
+    program = "import sys; from fwrnn.cli import main\nassert main(sys.argv[1:]) == 0\n"
     program += "assert 'torch' not in sys.modules"
     files = ["--png", str(tmp_path / "x.png"), "--html", str(tmp_path / "x.html")]
     command = [sys.executable, "-c", program, "report", str(folder), *files]

@@ -15,7 +15,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fwrnn.cli import main
 from fwrnn.commands.train import train
-from fwrnn.errors import UserError
 from fwrnn.learning import assembly
 from fwrnn.learning.kinds import Question
 from fwrnn.learning.retest import evaluated
@@ -197,12 +196,6 @@ def test_any_folder_can_be_resumed(tiny, tmp_path, name):
     train(compose(*tiny), tmp_path / name)
     assert main(["train", f"resume={tmp_path / name}", "trainer.max_updates=25"]) == 0
     assert json.loads((tmp_path / name / "metrics.json").read_text())["updates"] == 25
-
-
-def test_run_is_never_overwritten(tiny, tmp_path):
-    train(compose(*tiny), tmp_path)
-    with pytest.raises(UserError, match="already holds a run"):
-        train(compose(*tiny), tmp_path)
 
 
 def test_full_disk_keeps_what_was_there(tiny, tmp_path, monkeypatch, capsys):

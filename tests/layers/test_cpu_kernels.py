@@ -200,19 +200,6 @@ def test_without_numba_the_layer_works(monkeypatch):
     assert_same(results(made, x), wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("failure", [OSError("read-only"), RuntimeError("no locator available")])
-def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, failure):
-    from fwrnn.layers.kernels import cpu_loops
-
-    def build(kind, cache):
-        if cache:
-            raise failure
-        return "compiled"
-
-    monkeypatch.setattr(cpu_loops, "build", build)
-    assert cpu._build("cpu_loops", torch.float32) == "compiled"
-
-
 @pytest.fixture
 def kept(monkeypatch, tmp_path):
     """Loops that are compiled twice unless somebody waits: for each time whether they were to be

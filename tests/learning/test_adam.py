@@ -1,12 +1,19 @@
 """Adam and the moving average of the weights beside PyTorch's own."""
 
+from contextlib import nullcontext
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fwrnn.learning.adam import Adam
+from fwrnn.learning.assembly import assemble
+from fwrnn.learning.games.a3c import one_update
+from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.supervised.trainer import MovingAverage
+from tests.commands.compose import compose
 
 SIZES = (7, 33, 3)
 
@@ -85,6 +92,26 @@ def test_moving_average_is_that_of_torch():
         ours.follow()
         reference.update_parameters(model)
     assert_equal(ours, reference)
+
+
+@pytest.mark.parametrize("words", [
+    ["task.train_size=64", "task.val_size=32"], ["task=catch", "task.size=5"],
+    ["task=catch", "task.size=5", "trainer=a3c"],
+], ids=" ".join)  # fmt: skip
+def test_every_trainer_clips_gradients_and_keeps_to_its_schedule(words, tmp_path):
+    settings = ["trainer.clip_norm=1e-3", "trainer.learning_rate=0.1", "trainer.warmup=0.5"]
+    settings += ["trainer.max_updates=20", "model=rnn", "model.hidden_size=8", "threads=1"]
+    config, _, task, model, device = assemble(compose(*words, *settings))
+    if "trainer=a3c" in words:
+        optimizer, games = Adam(model.parameters(), 0.1), task.games(4)
+        one_update(model, deepcopy(model), optimizer, games, task, config.trainer, 0, nullcontext())
+    else:
+        trainer = config.trainer.build(model, task, 0, device, RunFolder(tmp_path))
+        trainer.update()
+        optimizer = trainer.optimizer
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in model.parameters()])
+    assert norm.item() == pytest.approx(1e-3, rel=1e-2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 10)
 
 
 def assert_equal(ours: nn.Module, reference: nn.Module) -> None:

@@ -310,25 +310,21 @@ def _backward_block(c, kind, block, slot):
 
 
 def build(kind, cache: bool):
-    """The loops for one type of number: two C functions of type ``LOOP``."""
-    version = VERSION
+    """The loops for one type of number: two C functions of type ``LOOP``, forward and backward."""
+    return _loop(kind, cache, VERSION, False), _loop(kind, cache, VERSION, True)
 
+
+def _loop(kind, cache: bool, version: int, back: bool):
     @cfunc(LOOP, cache=cache)
-    def forward(address):
+    def run(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
         while block < c.blocks and c.version == version:
-            _forward_block(c, kind, block, slot)
+            if back:
+                _backward_block(c, kind, block, slot)
+            else:
+                _forward_block(c, kind, block, slot)
             block = simd.claim(counters, 0)
 
-    @cfunc(LOOP, cache=cache)
-    def backward(address):
-        c = carray(address, 1)[0]
-        counters = carray(simd.as_integers(address), len(COUNTERS))
-        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
-        while block < c.blocks and c.version == version:
-            _backward_block(c, kind, block, slot)
-            block = simd.claim(counters, 0)
-
-    return forward, backward
+    return run

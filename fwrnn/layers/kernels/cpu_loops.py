@@ -74,8 +74,7 @@ def _constants(c, kind, slot, transposed):
     if transposed:
         v.transpose_square(weight, 0, c.units, c.units, padded, 0, row)
     else:
-        for i in range(c.units):
-            v.pad(weight, i * c.units, c.units, padded, i * row)
+        v.pad_rows(weight, 0, c.units, c.units, padded, 0, row)
     gains = v.array(end - 3 * row * size, kind)
     if c.layer_norm:
         v.pad(gain, 0, c.units, gains, 0)
@@ -96,30 +95,25 @@ def _running(c, kind, first, t):
 @inner
 def _take_memory(c, kind, first, sequences, transposed, work, matrix):
     """The given matrices A, or along the units of one sequence Aᵀ if that is asked for."""
-    memory, units = v.array(c.memory, kind), c.units
+    memory, units, row = v.array(c.memory, kind), c.units, c.count * simd.width(work)
+    square, start = units * units, first * units * units
     if not c.along:
-        square = units * units
-        v.take(False, memory, first * square, square, sequences, work, matrix)
+        v.take(False, memory, start, square, sequences, work, matrix)
     elif transposed:
-        row = c.count * simd.width(work)
-        v.transpose_square(memory, first * units * units, units, units, work, matrix, row)
+        v.transpose_square(memory, start, units, units, work, matrix, row)
     else:
-        for i in range(units):
-            row = c.count * simd.width(work)
-            v.pad(memory, (first * units + i) * units, units, work, matrix + i * row)
+        v.pad_rows(memory, start, units, units, work, matrix, row)
 
 
 @inner
 def _put_matrix(c, work, matrix, first, sequences, target):
     """The matrices of a block into (B, H, H)."""
-    units = c.units
-    if not c.along:
-        square = units * units
-        v.put(False, work, matrix, square, sequences, target, first * square)
-        return
-    for i in range(units):
+    units, square = c.units, c.units * c.units
+    if c.along:
         row = c.count * simd.width(work)
-        v.put(True, work, matrix + i * row, units, 1, target, (first * units + i) * units)
+        v.put_rows(work, matrix, row, units, units, target, first * square)
+    else:
+        v.put(False, work, matrix, square, sequences, target, first * square)
 
 
 @once
@@ -368,39 +362,32 @@ def sum_blocks(c, kind, address, rows, which):
 
 
 def build(kind, cache: bool):
-    """The loops for one type of number: two C functions of type ``LOOP``.
+    """The loops for one type of number: two C functions of type ``LOOP``, forward and backward.
 
     Every thread of a team calls the function with the same address, and takes block after block
     until none is left.
     """
-    version = VERSION
+    return _loop(kind, cache, VERSION, False), _loop(kind, cache, VERSION, True)
 
+
+def _loop(kind, cache: bool, version: int, back: bool):
     @cfunc(LOOP, cache=cache)
-    def forward(address):
+    def run(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
         if c.version != version:
             return
-        constants = _constants(c, kind, slot, True)
+        constants = _constants(c, kind, slot, not back)
         while block < c.blocks:
-            _forward_block(c, kind, constants, block, slot)
+            if not back:
+                _forward_block(c, kind, constants, block, slot)
+            else:
+                _backward_block(c, kind, constants, block, slot)
+                if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
+                    sum_blocks(c, kind, c.grad_gain, 3, 0)
+                    sum_blocks(c, kind, c.grad_shift, 3, 1)
+                    sum_blocks(c, kind, c.grad_read_gain, 3, 2)
             block = simd.claim(counters, 0)
 
-    @cfunc(LOOP, cache=cache)
-    def backward(address):
-        c = carray(address, 1)[0]
-        counters = carray(simd.as_integers(address), len(COUNTERS))
-        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
-        if c.version != version:
-            return
-        constants = _constants(c, kind, slot, False)
-        while block < c.blocks:
-            _backward_block(c, kind, constants, block, slot)
-            if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
-                sum_blocks(c, kind, c.grad_gain, 3, 0)
-                sum_blocks(c, kind, c.grad_shift, 3, 1)
-                sum_blocks(c, kind, c.grad_read_gain, 3, 2)
-            block = simd.claim(counters, 0)
-
-    return forward, backward
+    return run

@@ -112,6 +112,20 @@ def put(along, source, at, units, sequences, target, start):
 
 
 @inner
+def pad_rows(source, start, rows, columns, target, at, row):
+    """A matrix whose rows follow one another → the same with padded rows, ``row`` apart."""
+    for i in range(rows):
+        pad(source, start + i * columns, columns, target, at + i * row)
+
+
+@inner
+def put_rows(source, at, row, rows, columns, target, start):
+    """The way back."""
+    for i in range(rows):
+        put(True, source, at + i * row, columns, 1, target, start + i * columns)
+
+
+@inner
 def copy(source, at, target, to, count):
     lanes = simd.width(source)
     for i in range(count):

@@ -131,16 +131,6 @@ def _edged(source, start, columns, target, at):
 
 
 @inner
-def _copy_numbers(source, start, numbers, target, at):
-    """Neighbours in memory, in whole registers but for the last."""
-    lanes = simd.width(source)
-    whole = numbers // lanes * lanes
-    v.copy(source, start, target, at, numbers // lanes)
-    for i in range(whole, numbers):
-        target[at + i] = source[start + i]
-
-
-@inner
 def _take_constants(c, kind, work, at, row):
     """The rows that all sequences share: gain, shift, read gain and the sum of the biases."""
     if c.gain:
@@ -174,8 +164,7 @@ def _take_past(c, kind, block, work, past, weights):
     Row n's strength lies at ``weights - n``; of the rows past the last it is 0.
     """
     row, written = c.count * simd.width(work), v.array(c.written, kind)
-    for n in range(c.past):
-        v.pad(written, (block * c.past + n) * c.units, c.units, work, past + n * row)
+    v.pad_rows(written, block * c.past * c.units, c.past, c.units, work, past, row)
     v.clear(work, past + c.past * row, (1 + GROUP) * c.count)
     _take_strengths(c, kind, block, work, weights)
 
@@ -228,8 +217,8 @@ def _append(c, kind, block, work, past, weights):
     written = v.array(c.new_written, kind)
     if c.past:
         numbers = c.past * units
-        _copy_numbers(v.array(c.written, kind), block * numbers, numbers, written,
-                      block * more * units)  # fmt: skip
+        source = v.array(c.written, kind)
+        v.put(True, source, block * numbers, numbers, 1, written, block * more * units)
     row = c.count * simd.width(work)
     v.put(True, work, past + c.past * row, units, 1, written, (block * more + c.past) * units)
     strengths = v.array(c.new_strengths, kind)
@@ -243,20 +232,16 @@ def _append(c, kind, block, work, past, weights):
 def _fold(c, kind, block, work, past, weights, matrix):
     """The memory as a matrix."""
     row, units = c.count * simd.width(work), c.units
-    decay = v.array(c.rule, kind)[0]
-    for i in range(units):
-        if c.folded:
-            v.pad(v.array(c.folded, kind), (block * units + i) * units, units, work,
-                  matrix + i * row)  # fmt: skip
-        else:
-            v.clear(work, matrix + i * row, c.count)
+    decay, start = v.array(c.rule, kind)[0], block * units * units
+    if c.folded:
+        v.pad_rows(v.array(c.folded, kind), start, units, units, work, matrix, row)
+    else:
+        v.clear(work, matrix, units * c.count)
     v.fold(
         True, work, matrix, simd.splat(decay * _fade(c, kind, block)), past, past, work, weights,
         -1, c.past + 1, c.count, units,
     )  # fmt: skip
-    folded = v.array(c.new_folded, kind)
-    for i in range(units):
-        v.put(True, work, matrix + i * row, units, 1, folded, (block * units + i) * units)
+    v.put_rows(work, matrix, row, units, units, v.array(c.new_folded, kind), start)
     v.array(c.new_fade, kind)[block] = v.array(c.rule, kind)[3]
 
 
@@ -357,7 +342,8 @@ def _backward_block(c, kind, block, slot):
         v.activate(saved, bracket, work, new, count, c.tanh)
     _take_gradient(c, kind, block, work, past, grad_past, grad_matrix, both, weights, grad)
     if c.folded:
-        _take_rows(c.folded, c, kind, block, work, matrix)
+        folded, start = v.array(c.folded, kind), block * units * units
+        v.pad_rows(folded, start, units, units, work, matrix, row)
     for s in range(c.inner_steps - 1, -1, -1):
         z = bracket + (1 + 2 * s) * row
         factor = load(saved, scales + s * lanes)
@@ -403,27 +389,15 @@ def _backward_block(c, kind, block, slot):
         v.activate_back(work, answer, grad, grad_bracket, count, c.tanh)
     v.put(True, work, grad_bracket, units, 1, v.array(c.grad_bracket, kind), block * units)
     if c.grad_written:
-        target = v.array(c.grad_written, kind)
-        for n in range(c.past):
-            here = (block * c.past + n) * units
-            v.put(True, work, grad_past + n * row, units, 1, target, here)
+        target, start = v.array(c.grad_written, kind), block * c.past * units
+        v.put_rows(work, grad_past, row, c.past, units, target, start)
     if c.grad_folded:
         _put_grad_folded(c, kind, block, work, grad_matrix, lefts, rights)
     if c.by_block:
         by_block, scale = v.array(c.by_block, kind), simd.splat(v.array(c.rule, kind)[2])
         v.scale(work, totals + 2 * row, scale, work, totals + 2 * row, count)
         v.copy(work, grad_bracket, work, totals + 3 * row, count)
-        for i in range(SHARED):
-            here = (block * SHARED + i) * units
-            v.put(True, work, totals + i * row, units, 1, by_block, here)
-
-
-@inner
-def _take_rows(address, c, kind, block, work, to):
-    """A sequence's matrix, its rows padded."""
-    source, row = v.array(address, kind), c.count * simd.width(work)
-    for i in range(c.units):
-        v.pad(source, (block * c.units + i) * c.units, c.units, work, to + i * row)
+        v.put_rows(work, totals, row, SHARED, units, by_block, block * SHARED * units)
 
 
 @inner
@@ -434,13 +408,13 @@ def _take_gradient(c, kind, block, work, past, grad_past, grad_matrix, both, wei
     if c.grad_new_hidden:
         v.pad(v.array(c.grad_new_hidden, kind), block * units, units, work, grad)
     if c.grad_new_written:
-        source, first = v.array(c.grad_new_written, kind), block * (c.past + 1)
-        for n in range(c.past + 1):
-            v.pad(source, (first + n) * units, units, work, grad_past + n * row)
+        source, start = v.array(c.grad_new_written, kind), block * (c.past + 1) * units
+        v.pad_rows(source, start, c.past + 1, units, work, grad_past, row)
     if c.folded:
         v.clear(work, grad_matrix, units * count)
     if c.grad_new_folded:
-        _take_rows(c.grad_new_folded, c, kind, block, work, grad_matrix)
+        source, start = v.array(c.grad_new_folded, kind), block * units * units
+        v.pad_rows(source, start, units, units, work, grad_matrix, row)
         _age(c, kind, work, weights)
         v.fold_back(
             True, work, grad_matrix, both, past, grad_past, work, weights, c.past + 1, count, units
@@ -457,18 +431,18 @@ def _put_grad_folded(c, kind, block, work, grad_matrix, lefts, rights):
         True, work, grad_matrix, simd.splat(rule[0] * _fade(c, kind, block)), lefts, rights,
         rule, 3, 0, c.inner_steps, c.count, units,
     )  # fmt: skip
-    target = v.array(c.grad_folded, kind)
-    for i in range(units):
-        here = (block * units + i) * units
-        v.put(True, work, grad_matrix + i * row, units, 1, target, here)
+    target, start = v.array(c.grad_folded, kind), block * units * units
+    v.put_rows(work, grad_matrix, row, units, units, target, start)
 
 
 def build(kind, cache: bool):
     """The two C functions, as ``cpu_loops.build`` makes them."""
-    version = VERSION
+    return _loop(kind, cache, VERSION, False), _loop(kind, cache, VERSION, True)
 
+
+def _loop(kind, cache: bool, version: int, back: bool):
     @cfunc(LOOP, cache=cache)
-    def forward(address):
+    def run(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
         slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
@@ -477,25 +451,15 @@ def build(kind, cache: bool):
         work = v.array(c.work, kind)
         _take_constants(c, kind, work, slot * c.work_size, c.count * simd.width(work))
         while block < c.blocks:
-            _forward_block(c, kind, block, slot)
+            if not back:
+                _forward_block(c, kind, block, slot)
+            else:
+                _backward_block(c, kind, block, slot)
+                if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
+                    cpu_loops.sum_blocks(c, kind, c.grad_gain, SHARED, 0)
+                    cpu_loops.sum_blocks(c, kind, c.grad_shift, SHARED, 1)
+                    cpu_loops.sum_blocks(c, kind, c.grad_read_gain, SHARED, 2)
+                    cpu_loops.sum_blocks(c, kind, c.grad_bias, SHARED, 3)
             block = simd.claim(counters, 0)
 
-    @cfunc(LOOP, cache=cache)
-    def backward(address):
-        c = carray(address, 1)[0]
-        counters = carray(simd.as_integers(address), len(COUNTERS))
-        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
-        if c.version != version:
-            return
-        work = v.array(c.work, kind)
-        _take_constants(c, kind, work, slot * c.work_size, c.count * simd.width(work))
-        while block < c.blocks:
-            _backward_block(c, kind, block, slot)
-            if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
-                cpu_loops.sum_blocks(c, kind, c.grad_gain, SHARED, 0)
-                cpu_loops.sum_blocks(c, kind, c.grad_shift, SHARED, 1)
-                cpu_loops.sum_blocks(c, kind, c.grad_read_gain, SHARED, 2)
-                cpu_loops.sum_blocks(c, kind, c.grad_bias, SHARED, 3)
-            block = simd.claim(counters, 0)
-
-    return forward, backward
+    return run
