@@ -60,5 +60,5 @@ def on_terminal():
 
 def in_file(file: Path):
     """While open, messages go into ``file`` too, with their times."""
-    handler = FileHandler(file, encoding="utf-8")
+    handler = FileHandler(file, encoding="utf-8", errors="backslashreplace")
     return messages_to(handler, "[%(asctime)s][%(levelname)s] %(message)s")

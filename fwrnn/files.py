@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
     Raises:
         RunFailed: it could not be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:  # noqa: PTH123  (a test dies in each of these calls)
@@ -34,7 +35,9 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
-            _replace(_another_name(path), keep)
+            other = _another_name(path)
+            _replace(other, keep)
+            other.unlink(missing_ok=True)  # after a kill both may be one file, which then stays
         _replace(beside, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -99,10 +102,14 @@ def from_here(path: str | Path, start: str | Path = ".") -> Path:
         return Path(path)
 
 
+def _beside(path: Path) -> Path:
+    """A name that no other writer has: in containers that share a folder all are process 1."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def _another_name(path: Path) -> Path:
     """A second name for a file, or a copy where the file system has no such names."""
-    other = path.with_name(f".{path.name}.{os.getpid()}.kept.tmp")
-    other.unlink(missing_ok=True)
+    other = _beside(path)
     try:
         os.link(path, other)  # noqa: PTH136
     except OSError:

@@ -2,9 +2,9 @@
 
 import json
 import math
-from contextlib import nullcontext
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,7 +82,6 @@ def test_only_seeds_of_both_are_compared():
 def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     trials = [battery.Trial("text", 16, 1, 32, "tanh", layer, 0, 2) for layer in battery.LAYERS]
     monkeypatch.setattr(battery, "trials", lambda *budget: trials)
-    monkeypatch.setattr(battery, "HELD_OUT", 8)
     arguments = ["battery", "--output", str(tmp_path), "--jobs", "1", "--json", "--updates", "2"]
     assert main(arguments) == 0
     (cell,) = json.loads(capsys.readouterr().out)
@@ -90,9 +89,8 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "battery.jsonl"
     first = kept.read_text()
     kept.write_text(first.splitlines()[0] + "\n" + first.splitlines()[1][:40])  # a full disk
-    here = nullcontext(SimpleNamespace(imap_unordered=map))  # in this process
-    context = SimpleNamespace(Pool=lambda *arguments: here)
-    monkeypatch.setattr("multiprocessing.get_context", lambda how: context)
+    here = lambda *arguments: ThreadPoolExecutor(1)  # noqa: E731  (in this process)
+    monkeypatch.setattr("fwrnn.commands.battery.ProcessPoolExecutor", here)
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == [cell]
     results = [json.loads(line) for line in kept.read_text().splitlines()]
@@ -115,6 +113,18 @@ def test_the_command_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert main([*arguments[:-1], "3"]) == 0
     page = (tmp_path / "battery.md").read_text()  # of networks with one budget alone
     assert "| 16 | 1 | 32 |" in page and "| 16 | 2 | 32 |" not in page
+
+
+def be_killed(trial):
+    os.kill(os.getpid(), 9)
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_process_that_was_killed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(battery, "run", be_killed)
+    part = ["--task", "text", "--steps", "16", "--units", "32", "--layers", "1", "--seeds", "1"]
+    assert main(["battery", *part, "--jobs", "1", "--output", str(tmp_path)]) == 1
+    assert "a process was killed" in capsys.readouterr().err
 
 
 def test_what_diverged_is_kept_as_that(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """``fwrnn battery``: does the layer, with its defaults, learn wherever torch.nn.RNN does?"""
 
 import json
-import signal
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from fwrnn.commands.arguments import Parser, positive, rate
-from fwrnn.errors import UserError
+from fwrnn.errors import RunFailed, UserError
+from fwrnn.files import WINDOWS
 from fwrnn.machine import cores
 from fwrnn.reading import is_number
 
@@ -83,12 +85,16 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     """The results of all trials: those kept in ``file``, one JSON object a line, and the others.
 
     A line that is broken, as a full disk leaves one, is left out of the file and trained again.
+
+    Raises:
+        RunFailed: a process was killed, as one is when memory runs out.
     """
     from torch import multiprocessing
 
     from fwrnn.benchmarks import battery
     from fwrnn.files import write_whole
     from fwrnn.learning.record import commit
+    from fwrnn.learning.signals import leave_to_parent
 
     names = _settings()
     known = {tuple(result[name] for name in names): result for result in read(file)}
@@ -97,21 +103,30 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     keys = [tuple(getattr(trial, name) for name in names) for trial in trials]
     missing = [trial for trial, key in zip(trials, keys, strict=True) if key not in known]
     context = multiprocessing.get_context("spawn")
+    workers = min(jobs, len(missing), 61 if WINDOWS else jobs) or 1  # it waits for no more there
     with (
         tqdm(total=len(trials), initial=len(trials) - len(missing), disable=None) as bar,
         file.open("a", encoding="utf-8") as kept,
-        # Ctrl-C is for this process alone, which then ends the others.
-        context.Pool(
-            min(jobs, len(missing)) or 1, signal.signal, (signal.SIGINT, signal.SIG_IGN)
-        ) as pool,
+        ProcessPoolExecutor(workers, context, leave_to_parent) as pool,
     ):
-        for result in pool.imap_unordered(battery.run, missing):
-            result |= about
-            kept.write(json.dumps(result) + "\n")
-            kept.flush()
-            known[tuple(result[name] for name in names)] = result
-            bar.set_description(f"{result['task']}, T={result['steps']}")
-            bar.update()
+        try:
+            for trained in as_completed([pool.submit(battery.run, trial) for trial in missing]):
+                result = trained.result() | about
+                kept.write(json.dumps(result) + "\n")
+                kept.flush()
+                known[tuple(result[name] for name in names)] = result
+                bar.set_description(f"{result['task']}, T={result['steps']}")
+                bar.update()
+        except BrokenProcessPool as error:
+            raise RunFailed(
+                "a process was killed, maybe as memory ran out; the same command goes on, and "
+                "--jobs N has fewer at once"
+            ) from error
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            pool.shutdown(cancel_futures=True)
+            raise
     return [known[key] for key in keys]
 
 

@@ -16,7 +16,7 @@ SCRIPTS = {
 _fwrnn() {
   local IFS=$'\\n'
   COMPREPLY=($(fwrnn completion --query bash -- "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
-  case "${COMPREPLY[*]}" in *=|*/) compopt -o nospace ;; esac
+  case "${COMPREPLY[*]}" in *=|*/) compopt -o nospace 2>/dev/null ;; esac
 }
 complete -F _fwrnn fwrnn
 """,

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fwrnn.config import network_label
+from fwrnn.files import WINDOWS
 
 
 def register() -> None:
@@ -60,8 +61,9 @@ def _run_name(label: str, units: int, seed: int, overrides: list[str]) -> str:
             short = "" if key == "task" else f"{key.rpartition('.')[2].lstrip('+')}="
             parts.append(short + re.sub(r"[^\w.=+-]+", "-", value))
     name = "_".join([*parts, f"seed{seed}"])
-    if len(name) > 160:  # as much as file systems take, and TensorBoard shows
-        name = f"{name[:140]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    most = 80 if WINDOWS else 160  # as much as file systems take, and TensorBoard shows
+    if len(name) > most:
+        name = f"{name[: most - 20]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return name
 
 

@@ -148,7 +148,8 @@ class Sweep:
         """What is known of each job; one that says that it runs, and whose process was killed more
         than a minute ago, is interrupted."""
         jobs = self.read()["jobs"]
-        if time.time() - self.file.stat().st_mtime > A_START:
+        age = time.time() - self.file.stat().st_mtime
+        if not 0 <= age <= A_START:  # in the future: the clock was set back since
             self._settle(jobs)
         return jobs
 

@@ -226,6 +226,7 @@ def train(config: Config, folder: str | Path, resume: bool = False) -> dict:
                 f"'{folder}' already holds a run; go on with it by resume={quoted(folder)}, or "
                 "choose another hydra.run.dir"
             )
+        run.clear_away()
         with in_file(run.path / "train.log"), own_threads():
             return _train(config, run, resume)
 

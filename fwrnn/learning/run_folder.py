@@ -58,6 +58,13 @@ class RunFolder:
         """Whether it has a state to go on from."""
         return self.last.is_file() or self.before_last.is_file()
 
+    def clear_away(self) -> None:
+        """What writes left that a kill cut short; for who holds the folder's lock."""
+        for folder in (self.path, self.last.parent):
+            for remains in folder.glob(".*.tmp"):
+                with suppress(OSError):
+                    remains.unlink()
+
     def set_metrics_aside(self) -> None:
         """The run goes on: the results are no more those of its weights."""
         with suppress(FileNotFoundError):

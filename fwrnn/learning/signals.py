@@ -1,9 +1,11 @@
 """Stopping at a good moment: Ctrl-C and termination become a request that the loop looks at."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import Any
 
 from fwrnn.errors import Interrupted
@@ -79,3 +81,17 @@ class StopRequest:
         self.signal = number
         if self._at_once:
             raise Stopped
+
+
+def leave_to_parent() -> None:
+    """For a worker: Ctrl-C is for the process that started it alone, which ends its workers; and
+    it ends with that one, however that ends, whatever it is waiting for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None  # as this is a worker
+    parent.join()
+    os._exit(0)

@@ -29,7 +29,7 @@ class Tracker:
         self._writer: SummaryWriter | None = None
         try:
             self._writer = SummaryWriter(str(folder), purge_step=first_update)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # it takes no folder whose name is not UTF-8
             self._go_without(error)
 
     def __enter__(self) -> "Tracker":
@@ -46,9 +46,10 @@ class Tracker:
             except OSError as error:
                 self._go_without(error)
 
-    def _go_without(self, error: OSError) -> None:
+    def _go_without(self, error: OSError | UnicodeError) -> None:
         self._writer = None
-        log.warning(f"nothing more for TensorBoard: {error.strerror}; the run goes on without")
+        reason = getattr(error, "strerror", error)
+        log.warning(f"nothing more for TensorBoard: {reason}; the run goes on without")
 
     def _in_thread(self, failure: threading.ExceptHookArgs) -> None:
         """TensorBoard writes in a thread, whose errors come back at the next call."""

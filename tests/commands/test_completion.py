@@ -1,5 +1,6 @@
 """Tab completion: what is offered, and a real shell that asks."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_scripts_say_where_to_put_them(shell, capsys):
     assert f"fwrnn completion {shell}" in said and said.endswith(SCRIPTS[shell])
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+@pytest.mark.skipif(os.name != "posix" or not shutil.which("bash"), reason="no bash here")
 def test_bash_completes_behind_the_equals_sign(tmp_path):
     here = tmp_path / "fwrnn"
     here.write_text(f'#!/bin/sh\nexec {sys.executable} -m fwrnn "$@"\n', encoding="utf-8")

@@ -69,7 +69,8 @@ def test_paths_are_taken_as_written(value, tmp_path, monkeypatch, capsys):
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOME", "USERPROFILE"):  # the latter on Windows
+        monkeypatch.setenv(name, str(tmp_path))
     assert main(["train", "task=mnist_glimpses", "task.data_dir=~/mnist"]) == 2
     assert f"there is no folder '{tmp_path / 'mnist'}'" in capsys.readouterr().err
 

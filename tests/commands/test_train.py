@@ -4,7 +4,8 @@ import csv
 import gc
 import json
 import os
-import signal
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -20,6 +21,7 @@ from fwrnn.learning.kinds import Question
 from fwrnn.learning.retest import evaluated
 from tests.commands.compose import compose
 from tests.conftest import TINY
+from tests.signals import press
 
 TIMES = ("seconds", "updates_per_second")
 
@@ -116,7 +118,7 @@ def test_interrupted_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch, capsys
 
     def interrupting(self):
         if self.progress.update == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            press()
         return update(self)
 
     with monkeypatch.context() as patch:
@@ -151,7 +153,7 @@ def test_finished_run_that_goes_on_is_unfinished_until_its_new_end(
 
     def interrupting(self):
         if self.progress.update == 30:
-            os.kill(os.getpid(), signal.SIGINT)
+            press()
         return update(self)
 
     before = train(compose(*tiny), tmp_path)
@@ -196,6 +198,19 @@ def test_any_folder_can_be_resumed(tiny, tmp_path, name):
     train(compose(*tiny), tmp_path / name)
     assert main(["train", f"resume={tmp_path / name}", "trainer.max_updates=25"]) == 0
     assert json.loads((tmp_path / name / "metrics.json").read_text())["updates"] == 25
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are text there")
+def test_a_folder_may_be_called_what_is_no_text(tiny, tmp_path):
+    fwrnn = [sys.executable, "-m", "fwrnn", "train"]
+    command = [*fwrnn, *tiny, "model=rnn", b"hydra.run.dir=M\xfcller"]
+    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True).stderr
+    assert b"the run goes on without" in said and b"Traceback" not in said
+    command = [*fwrnn, b"resume=M\xfcller", "trainer.max_updates=25"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    log = tmp_path / os.fsdecode(b"M\xfcller") / "train.log"
+    assert "in M\\udcfcller; watch it" in log.read_text("utf-8")
 
 
 def test_full_disk_keeps_what_was_there(tiny, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The page: complete in itself, of text that stays text, and at work in a real browser."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from fwrnn.comparison.rows import by_task
 from tests.comparison.runs import write_game, write_run
 
 EVIL = '"><img src=x onerror="document.title=1"><script>document.title=2</script>'
+NO_NAME = str.maketrans("", "", "/" if os.name == "posix" else '<>:"/|?*')  # of a folder
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -23,11 +25,11 @@ def written(tmp_path) -> Path:
     """A page on runs whose names, settings and metrics are HTML."""
     for size, error in ((8, 0.3), (16, 0.1), (200, 0.2)):
         write_run(
-            tmp_path / f"{size}-{EVIL.replace('/', '')}", ("model.hidden_size", size),
+            tmp_path / f"{size}-{EVIL.translate(NO_NAME)}", ("model.hidden_size", size),
             ("model.x", f"{EVIL}{size}"), ("model.<img src=x>", size), error=error, stopped=EVIL,
         )  # fmt: skip
     write_game(tmp_path / "game", 0.5, ("model.name", EVIL))
-    (write_run(tmp_path / "<b>broken</b>") / "metrics.json").write_text("{")
+    (write_run(tmp_path / "<b>broken</b>".translate(NO_NAME)) / "metrics.json").write_text("{")
     found = list(find([tmp_path]))
     comparisons = by_task([each for each in found if isinstance(each, Run)])
     curves, _ = chart.read_curves(run for each in comparisons for run in each.runs)

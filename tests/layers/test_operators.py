@@ -1,6 +1,7 @@
 """The recurrence as an operator: what PyTorch's own checks, compilers and exporters make of it."""
 
 import io
+import sys
 from datetime import timedelta
 
 import numpy as np
@@ -170,6 +171,7 @@ def test_what_one_export_leaves_open_is_not_assumed_by_the_next():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a C++ compiler, and OpenMP")
 def test_inductor_makes_a_library_of_it(tmp_path):
     made, x = FastWeightsRNN(3, 4).requires_grad_(False), torch.randn(5, 2, 3)
     program = torch.export.export(made, (x,), dynamic_shapes=({0: OPEN, 1: OPEN},))

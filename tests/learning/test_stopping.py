@@ -26,14 +26,11 @@ from fwrnn.learning.supervised import Supervised
 from fwrnn.learning.supervised.trainer import SupervisedTrainer
 from fwrnn.reproduction import retrain
 from tests.commands.compose import compose
+from tests.signals import press
 
 GAME = ["task=catch", "task.size=5", "model.hidden_size=8", "model.encoding_size=8", "threads=1"]
 GAME += ["trainer.max_updates=6", "trainer.games=4", "trainer.val_games=4", "trainer.warmup=0.5"]
 GAME += ["trainer.test_games=4", "trainer.evaluate_every=2", "trainer.log_every=2"]
-
-
-def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def pressing(call, at: int, patch, owner, name: str) -> None:
@@ -60,6 +57,7 @@ def outcome(folder) -> tuple:
     return rows, {name: x.tolist() for name, x in weights.items()}, metrics
 
 
+POSIX = pytest.mark.skipif(os.name != "posix", reason="forks, or sends signals of POSIX")
 LINES = ["trainer.max_updates=8", "trainer.evaluate_every=4", "model=rnn", "trainer.warmup=0.5"]
 LINES += ["model.head_dropout=0.5"]  # which draws random numbers in an update
 
@@ -155,6 +153,7 @@ def test_who_waits_for_workers_looks_whether_to_stop(tmp_path, monkeypatch):
         trainer.update()
 
 
+@POSIX
 def test_workers_are_ended_in_the_middle_of_their_work():
     context = torch.multiprocessing.get_context("fork")
     worker = context.Process(target=signal.pause, daemon=True)
@@ -164,6 +163,7 @@ def test_workers_are_ended_in_the_middle_of_their_work():
     assert worker.exitcode == -signal.SIGKILL and not trainer._workers
 
 
+@POSIX
 def test_a_lock_among_processes_is_had_by_one():
     lock = a3c.PipeLock(torch.multiprocessing.get_context("spawn"))
     with lock:
@@ -253,7 +253,7 @@ def warned_at(update: int, patch, *signals) -> None:
     patch.setattr(SupervisedTrainer, "update", update_and_signal)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="a signal of POSIX")
+@POSIX
 @pytest.mark.parametrize("timed_out", [False, True])
 def test_a_job_that_is_taken_back_saves_is_queued_again_and_goes_on(
     tiny, tmp_path, monkeypatch, termination, timed_out
@@ -295,12 +295,12 @@ def test_a_job_that_is_taken_back_saves_is_queued_again_and_goes_on(
     assert outcome(run.path) == outcome(tmp_path / "straight")
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="a signal of POSIX")
+@POSIX
 @pytest.mark.parametrize(
     ("signals", "ends"),
     [
-        ([signal.SIGTERM], Interrupted),
-        ([signal.SIGUSR2, signal.SIGINT], KeyboardInterrupt),
+        (["SIGTERM"], Interrupted),
+        (["SIGUSR2", "SIGINT"], KeyboardInterrupt),
         ([], None),
     ],
     ids=["terminated", "impatient", "undisturbed"],
@@ -310,7 +310,7 @@ def test_a_job_that_was_not_taken_back_is_not_queued_again(
 ):
     for number in (signal.SIGUSR2, signal.SIGTERM):  # submitit has one for each
         signal.signal(number, lambda *arguments: pytest.fail("somebody else's handler was called"))
-    warned_at(7, monkeypatch, *signals)
+    warned_at(7, monkeypatch, *(getattr(signal, name) for name in signals))
     with pytest.raises(ends) if ends else nullcontext() as raised:
         train(compose(*tiny, "model=rnn"), tmp_path)
     assert raised is None or raised.type is ends

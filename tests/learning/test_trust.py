@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -136,7 +135,7 @@ def test_runs_that_are_killed_at_random_end_in_the_same_weights(tiny, tmp_path, 
         while not RunFolder(folder).last.is_file() and running.poll() is None:
             time.sleep(0.01)
         time.sleep(torch.rand((), generator=draw).item())
-        running.send_signal(signal.SIGKILL)
+        running.kill()
         running.wait()
         if not RunFolder(folder).metrics.is_file():
             train(compose(*settings), folder, resume=True)
@@ -187,6 +186,14 @@ def test_best_weights_and_progress_agree_after_a_kill_between_them(tiny, tmp_pat
     again = train(config, tmp_path, resume=True)
     assert again["test_loss"] == metrics["test_loss"]
     assert same(weights(tmp_path), wanted)
+
+
+def test_what_killed_writes_left_is_cleared_away(tiny, tmp_path):
+    train(compose(*tiny, "model=rnn"), tmp_path)
+    for name in ("checkpoints/.last.pt.123.tmp", ".metrics.json.456.tmp"):
+        (tmp_path / name).touch()
+    train(compose(*tiny, "model=rnn", "trainer.max_updates=25"), tmp_path, resume=True)
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_a_folder_is_for_one_process(tiny, tmp_path):
@@ -291,6 +298,21 @@ def test_a_folder_on_another_drive_is_shown_whole(monkeypatch):
 
     monkeypatch.setattr(files.os.path, "relpath", nowhere)
     assert files.from_here("/d/runs") == Path("/d/runs")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "getpid", lambda: 1)  # as in two containers
+    sync, writers = os.fsync, [b"second"]
+
+    def meanwhile(handle):
+        sync(handle)
+        if writers:
+            write_whole(tmp_path / "file", writers.pop())
+
+    monkeypatch.setattr(files.os, "fsync", meanwhile)
+    write_whole(tmp_path / "file", b"first")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):

@@ -441,5 +441,6 @@ def test_nothing_readable_is_one_line(folders):
 def test_cache_follows_the_environment(monkeypatch, tmp_path):
     assert cache_dir("faces") == tmp_path / "cache" / "fwrnn" / "faces"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HOME", "USERPROFILE"):  # the latter on Windows
+        monkeypatch.setenv(name, str(tmp_path))
     assert cache_dir("mnist") == tmp_path / ".cache" / "fwrnn" / "mnist"

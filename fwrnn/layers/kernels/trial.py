@@ -109,7 +109,8 @@ def _in_a_thread(find_fault: Callable[[], str | None]) -> str | None:
 
     alone = threading.Thread(target=find, daemon=True, name="fwrnn compiler")  # as cli knows it
     alone.start()
-    alone.join()
+    while alone.is_alive():
+        alone.join(0.2)  # on Windows nothing interrupts a wait without an end
     if full:
         raise full[0]
     return faults[0] if faults else "it ended the thread"

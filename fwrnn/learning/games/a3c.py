@@ -9,7 +9,6 @@ is lost; and several games per update (``games``), because one at a time leaves 
 import copy
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -32,7 +31,7 @@ from fwrnn.learning.games.actor_critic import (
 from fwrnn.learning.games.play import play
 from fwrnn.learning.loop import learning_rate
 from fwrnn.learning.schema import A3CConfig
-from fwrnn.learning.signals import STOPPING, Stopped
+from fwrnn.learning.signals import STOPPING, Stopped, leave_to_parent
 
 CPU = torch.device("cpu")
 GLANCE = 0.1  # seconds between two looks at whether to stop
@@ -206,7 +205,7 @@ def work(
     connection: Connection,
 ) -> None:
     """A worker: updates until there are no more. ``tickets`` () int64 is the next one's number."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    leave_to_parent()
     try:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
@@ -224,14 +223,6 @@ def work(
             tell(connection, news)
     except Exception as error:
         tell(connection, f"{type(error).__name__}: {error}")
-
-
-def end_with_parent() -> None:
-    """Wait for the parent's end, however it comes, and end too, whatever is being waited for."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # as this is a worker
-    parent.join()
-    os._exit(0)
 
 
 def tell(connection: Connection, news: dict | str) -> None:

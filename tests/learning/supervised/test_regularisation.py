@@ -1,8 +1,6 @@
 """Weight decay, label smoothing, augmented epochs, and runs without held-out validation."""
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from fwrnn.learning.assembly import assemble
 from fwrnn.learning.run_folder import RunFolder
 from fwrnn.learning.supervised.trainer import SupervisedTrainer, adversarial
 from tests.commands.compose import compose
+from tests.signals import press
 from tests.tasks.mnist import small_mnist, write
 
 SMALL = ["task=mnist_glimpses", "model=multilevel", "model.hidden_size=8", "threads=1"]
@@ -62,7 +61,7 @@ def test_run_with_dropout_and_augmentation_goes_on_bit_for_bit(mnist, tmp_path, 
 
     def interrupting(self):
         if self.progress.update == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            press()
         return update(self)
 
     with monkeypatch.context() as patch:
