@@ -1,6 +1,7 @@
 """The command line: every mistake is one line on standard error and exit status 2."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -153,6 +154,7 @@ def test_a_strangers_run_steers_no_terminal(run, monkeypatch, capsys):
 
 def test_hydras_options_may_stand_anywhere(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, "handlers", [])  # to which Hydra adds one, for good
     words = ["seed=1", "--config-dir", "mine", "-m", "task.pairs=2,3"]
     assert planned(words) == [["seed=1", "task.pairs=2"], ["seed=1", "task.pairs=3"]]
     assert main(["train", "--help", "--cfg", "job"]) == 0
