@@ -106,14 +106,12 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
     workers = min(jobs, len(missing), 61 if WINDOWS else jobs) or 1  # it waits for no more there
     with (
         tqdm(total=len(trials), initial=len(trials) - len(missing), disable=None) as bar,
-        file.open("a", encoding="utf-8") as kept,
         ProcessPoolExecutor(workers, context, leave_to_parent) as pool,
     ):
         try:
             for trained in as_completed([pool.submit(battery.run, trial) for trial in missing]):
                 result = trained.result() | about
-                kept.write(json.dumps(result) + "\n")
-                kept.flush()
+                keep(result, file)
                 known[tuple(result[name] for name in names)] = result
                 bar.set_description(f"{result['task']}, T={result['steps']}")
                 bar.update()
@@ -128,6 +126,17 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
             pool.shutdown(cancel_futures=True)
             raise
     return [known[key] for key in keys]
+
+
+def keep(result: dict, file: Path) -> None:
+    """Raises RunFailed when the disk is full."""
+    try:
+        with file.open("a", encoding="utf-8") as kept:
+            kept.write(json.dumps(result) + "\n")
+    except OSError as error:
+        raise RunFailed(
+            f"could not write {file}: {error.strerror}; the same command goes on from what is there"
+        ) from error
 
 
 def read(file: Path) -> list[dict]:
