@@ -8,6 +8,7 @@ only a GPU shows: races between threads, and what the compiler makes of the code
 import os
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import numpy as np
@@ -253,11 +254,63 @@ def test_the_size_of_what_is_saved_is_known_before(device, layer_norm, read_gain
     assert gpu.saved_size(steps, batch, *sizes) is not None
 
 
+@pytest.mark.skipif(CUDA, reason="the interpreter alone tells what is loaded when")
+@pytest.mark.parametrize("inner_steps", [0, 2])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_barrier_parts_every_store_from_its_first_load(
+    device, form, monkeypatch, given, inner_steps
+):
+    """On a GPU another thread loads, which without a barrier may be ahead of the one that stores.
+
+    Threads that have passed a barrier may have passed no other: no place is stored to twice.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder as Builder
+
+    before, since, early = set(), set(), []  # addresses stored to, by the program that runs
+    barrier, grid = Builder.create_barrier, Builder.set_grid_idx
+    load, store = Builder.create_masked_load, Builder.create_masked_store
+
+    def places(pointers, mask) -> set[int]:
+        return set(pointers.data[np.broadcast_to(mask.data, pointers.data.shape)].tolist())
+
+    def loading(builder, pointers, mask, *others):
+        early.extend(since & places(pointers, mask))
+        return load(builder, pointers, mask, *others)
+
+    def storing(builder, pointers, value, mask, *others):
+        new = places(pointers, mask)
+        assert not new & (before | since)
+        since.update(new)
+        return store(builder, pointers, value, mask, *others)
+
+    def passing(builder):
+        before.update(since), since.clear()
+        return barrier(builder)
+
+    def beginning(builder, *place):
+        before.clear(), since.clear()
+        return grid(builder, *place)
+
+    monkeypatch.setattr(Builder, "create_masked_load", loading)
+    monkeypatch.setattr(Builder, "create_masked_store", storing)
+    monkeypatch.setattr(Builder, "create_barrier", passing)
+    monkeypatch.setattr(Builder, "set_grid_idx", beginning)
+    settings = {"read_gain": True, "lengths": [11, 10], "inner_steps": inner_steps}
+    arguments = problem(11, 2, given=given, device=device, **settings)
+    fused(arguments, torch.ones_like(arguments[0]))
+    assert not early
+    if gpu._constants(None, arguments[3], arguments[4], None)["RESIDENT"] and not given:
+        return  # no number is stored that is loaded again
+    monkeypatch.setattr(Builder, "create_barrier", barrier)
+    fused(arguments, torch.ones_like(arguments[0]))
+    assert early or not inner_steps
+
+
 def test_a_default_device_is_not_relied_on(device):
     arguments = problem(lengths=[2, 3], read_gain=True, device=device)
     grad_states = torch.ones_like(arguments[0])
     wanted = fused(arguments, grad_states)
-    gpu._tables.cache_clear()
+    gpu._kept.clear()
     with torch.device("meta"):
         found = fused(arguments, grad_states)
     assert all(map(torch.equal, found, wanted))
@@ -351,7 +404,96 @@ def test_what_was_compiled_is_launched_by_addresses_with_the_same(device, monkey
         assert second[given] == tensors[given].data_ptr()
     if backwards:
         call(shift=1)  # not where the compiler was told that addresses would be
-        assert launches[-1][2] == named
+        assert launches[-1][0] == (4, 1, 1)
+    assert not any(x % 16 for x in launches[-1][1][: len(tensors)])
+    arguments = *arguments[:-1], arguments[-1].int()
+    call()  # other numbers than the compiler was told that there would be
+    assert launches[-1][2] == named
+
+
+def test_tensors_may_begin_anywhere(device):
+    def shifted(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+    *tensors, slow, rule, lengths = arguments = problem(
+        2, 3, lengths=[2, 1, 2], read_gain=True, padding=0.0, device=device
+    )
+    others = *map(shifted, tensors), SlowWeights(*map(shifted, slow)), rule, shifted(lengths)
+    assert all(x.data_ptr() % 16 for x in (*others[:3], *others[3], others[5]))
+    ones = torch.ones_like(tensors[0])
+    for one, other in zip(fused(arguments, ones), fused(others, shifted(ones)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_a_cuda_graph_records_first_is_not_kept(device, monkeypatch):
+    """It has no numbers before the graph is replayed, and what the graph reads has to stay."""
+    rule, like = Rule(decay=0.77), (torch.float64, torch.device(device))
+    capturing = True
+    monkeypatch.setattr(gpu, "is_captured", lambda device: capturing)
+    monkeypatch.setattr(trial, "is_captured", lambda device: capturing)
+    kernels._kept_fading.cache_clear(), gpu._kept.clear()
+    made = [*gpu._tables(rule, *like), kernels._known_fading(rule, 3, *like)]
+    assert not gpu._kept and not kernels._kept_fading.cache_info().currsize
+    capturing = False
+    kept = gpu._tables(rule, *like)
+    for one, other in zip(made, (*kept, kernels._known_fading(rule, 3, *like)), strict=True):
+        assert one is not other
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=0)
+    capturing = True
+    assert gpu._tables(rule, *like) is kept and kernels._kept_fading.cache_info().hits == 0
+    capturing = False
+    for k in range(70):
+        gpu._tables(Rule(decay=k / 100), *like)
+    assert gpu._kept.get((rule, *like)) is not kept
+    assert gpu._in_graphs.pop((rule, *like)) is kept
+
+
+def test_tables_are_made_where_no_graph_takes_their_memory(device, monkeypatch):
+    """torch.compile(mode="reduce-overhead") has a pool for what a thread of its allocates."""
+    threads, make = [], gpu._made_tables
+    monkeypatch.setattr(
+        gpu, "_made_tables", lambda *key: threads.append(threading.get_ident()) or make(*key)
+    )
+    gpu._kept.clear()
+    with torch.inference_mode():
+        tables = gpu._tables(Rule(), torch.float32, torch.device(device))
+    assert threads and threading.get_ident() not in threads
+    assert not any(table.is_inference() for table in tables)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs CUDA graphs")
+@pytest.mark.parametrize("memory", [False, True])
+def test_cuda_graphs(device, memory):
+    """Recorded by hand after one call, and by torch.compile at the first call of all."""
+    layer = FastWeightsRNN(3, 20, device=device, backend="triton", decay=0.87)
+    x = torch.randn(7, 5, 3, device=device)
+    given = layer(x)[1].detach() if memory else None
+    gpu._kept.clear(), kernels._kept_fading.cache_clear()
+    compiled = torch.compile(layer, mode="reduce-overhead")
+    for _ in range(4):
+        torch.compiler.cudagraph_mark_step_begin()
+        found, state = compiled(x, given)
+        wanted, other = layer(x, given)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(state.memory.matrix(), other.memory.matrix())
+        found.sum().backward()
+    with torch.no_grad():
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            layer(x, given)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found, state = layer(x, given)
+        gpu._kept.clear(), kernels._kept_fading.cache_clear()
+        torch.full((1 << 24,), float("nan"), device=device)  # over whatever was freed
+        wanted, other = layer(x, given)
+        graph.replay()
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        torch.testing.assert_close(state.memory.matrix(), other.memory.matrix())
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.functionalize])
@@ -360,7 +502,8 @@ def test_what_a_transform_sees_first_is_not_kept(device, transform, backend):
     layer, x = FastWeightsRNN(3, 5, backend=backend).requires_grad_(False), torch.randn(2, 2, 3)
     if backend == "triton":
         layer, x = layer.to(device), x.to(device)
-    for cache in (gpu._tables, cpu._Plan.cached, kernels._kept_fading):
+    gpu._kept.clear()
+    for cache in (cpu._Plan.cached, kernels._kept_fading):
         cache.cache_clear()
     try:
         transform(lambda y: (layer(x)[0] * y).sum())(torch.tensor(1.0, device=x.device))

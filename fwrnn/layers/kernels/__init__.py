@@ -185,7 +185,9 @@ def _fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
 
 
 def _known_fading(rule: Rule, steps: int, dtype: torch.dtype, device) -> Tensor:
-    """The same, kept for the next call."""
+    """The same, kept for the next call; a CUDA graph's are made at each replay, and its own."""
+    if trial.is_captured(device):
+        return _fading(rule, steps, dtype, device)
     try:
         return _kept_fading(rule, steps, dtype, device)
     except RuntimeError:  # within torch.func's transforms, whose tensors do not outlive them

@@ -6,9 +6,10 @@ with CUDA builds of PyTorch and is needed by nothing else.
 One program runs one sequence. What bounds it is its chain of dependent steps, and a batch of 128
 fills the 132 processors of an H100 once: several sequences in a program would leave most of them
 idle, to share nothing but W (the attention over past states, most of the work, is each sequence's
-own) and without tensor cores, which do not multiply in full float32. Where W and A fit into
-registers, H ≤ 128 in float32, they stay there, and a forward step touches memory for its drive and
-its results alone; above that W comes from the cache at every step, and the memory is attention.
+own) and without tensor cores, which do not multiply in full float32. Where W and A about fit into
+registers, H ≤ 128 in float32 (from 65 on, some hundred bytes a thread do not), they stay there, and
+a forward step touches memory for its drive and its results alone; above that W comes from the cache
+at every step, and the memory is attention.
 
 To check on a GPU::
 
@@ -36,8 +37,8 @@ GPU the tests use the interpreter, which ``TRITON_INTERPRET=1`` turns on.
 # (a launch in Triton takes its arguments and, besides, options of the compiler)
 
 import os
-from functools import lru_cache, reduce
-from operator import or_
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ from torch import Tensor
 
 from fwrnn.layers.equations import NORM_EPS, QUERY_EPS, READ_LIMIT, SlowWeights
 from fwrnn.layers.kernels.cpu import address, is_found
-from fwrnn.layers.kernels.trial import Case, constant_when_compiled
+from fwrnn.layers.kernels.trial import Case, constant_when_compiled, is_captured
 from fwrnn.rule import Rule
 
 MAX_HIDDEN_SIZE = 256
@@ -136,7 +137,7 @@ def forward(
     states, trail = hidden.new_empty(steps, batch, size), hidden.new_empty(steps + 1, batch, size)
     turned = slow._replace(weight_hh=slow.weight_hh.t())
     tensors = (
-        drive.contiguous(), hidden.contiguous(),
+        _placed(drive), _placed(hidden),
         *_given(lengths, None if memory is None else memory.mT, turned),
         *_tables(rule, hidden.dtype, hidden.device), trail, states, *kept.split(sizes),
     )  # fmt: skip
@@ -190,11 +191,11 @@ def backward(
     """
     from fwrnn.layers.kernels import triton_loops
 
-    trail = trail.contiguous()  # whatever hooks for saved tensors gave back
+    trail = _placed(trail)  # whatever hooks for saved tensors gave back
     states = trail[1:]
     steps, batch, size = states.shape
     constants = _constants(memory, slow, rule, lengths)
-    parts = saved.contiguous().split(_part_sizes(steps, batch, size, constants))
+    parts = _placed(saved).split(_part_sizes(steps, batch, size, constants))
     reads = steps * constants["S"]
     queries = parts[0][: reads * batch * size].view(reads, batch, size)
     grad_drive, grad_hidden = torch.empty_like(states), torch.empty_like(trail[0])
@@ -204,7 +205,7 @@ def backward(
     by_sequence = states.new_empty(sum(used), batch, size)
     *given, _, read_gain = _given(lengths, memory, slow)  # the bias has no part in gradients
     tensors = (
-        grad_states.contiguous(), trail, *parts, *given, read_gain,
+        _placed(grad_states), trail, *parts, *given, read_gain,
         *_tables(rule, states.dtype, states.device),
         grad_drive, grad_hidden, grad_reads, by_sequence,
     )  # fmt: skip
@@ -229,8 +230,18 @@ def _given(lengths: Tensor | None, memory: Tensor | None, slow: SlowWeights) -> 
 
     What is missing is W, and never loaded.
     """
-    tensors = (lengths, memory, *slow)
-    return tuple(slow.weight_hh if tensor is None else tensor.contiguous() for tensor in tensors)
+    weight = _placed(slow.weight_hh)
+    tensors = lengths, memory, weight, *slow[1:]
+    return tuple(weight if tensor is None else _placed(tensor) for tensor in tensors)
+
+
+def _placed(tensor: Tensor) -> Tensor:
+    """The same numbers in one piece that begins at a multiple of 16 bytes, as all new ones do.
+
+    Triton would compile once more for each set of tensors that do not, at once and untried.
+    """
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
 def _constants(
@@ -278,32 +289,57 @@ def _launch(
 ) -> None:
     """Run a loop, a program for each sequence.
 
-    Triton takes longer to find what it has compiled than the GPU to run it, so that is kept here,
-    for addresses that are multiples of 16 bytes. ``constants`` are in the order of the loop's.
+    Triton takes longer to find what it has compiled than the GPU to run it, so that is kept here.
+    ``tensors`` are all ``_placed``, and ``constants`` in the order of the loop's.
     """
     addresses = list(map(address, tensors))
-    aligned = not reduce(or_, addresses) % 16
-    first, second, *_ = tensors  # all numbers after the first tensor are of the second one's type
-    key = loop, first.device, first.dtype, second.dtype, *constants.values(), *options.values()
-    program = _programs.get(key) if aligned else None
+    first, dtypes = tensors[0], [tensor.dtype for tensor in tensors]
+    key = loop, first.device, *dtypes, *constants.values(), *options.values()
+    program = _programs.get(key)
     with torch.cuda.device_of(first):
         if program is not None:
             program[batch, 1, 1](*addresses, steps, batch, *constants.values())
             return
         program = loop[(batch,)](*tensors, steps, batch, **constants, **options)
-        if aligned and program is not None:  # as it is where Triton interprets
+        if program is not None:  # as it is where Triton interprets
             _programs[key] = program
 
 
-@lru_cache(maxsize=64)
-def _tables(rule: Rule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """λ^age and η λ^age for ages from 0 to ``MAX_STEPS``, computed in float64 on the host.
+_kept: dict[tuple, tuple[Tensor, Tensor]] = {}
+_in_graphs: dict[tuple, tuple[Tensor, Tensor]] = {}  # which a CUDA graph reads where they lie
 
-    Tables because Triton takes Python floats as float32, which is too coarse for float64.
+
+def _tables(rule: Rule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """λ^age and η λ^age for ages from 0 to ``MAX_STEPS``, kept for the next launch.
+
+    Made in a thread of their own, because torch.compile(mode="reduce-overhead") takes whatever the
+    caller's allocates into the memory of its CUDA graphs, where nothing may stay; and transforms
+    of ``torch.func`` and modes of the caller's have no part in them there.
     """
-    ages = torch.arange(MAX_STEPS + 1, dtype=torch.float64, device="cpu")
-    powers = float(rule.decay) ** ages
-    tables = powers.to(device, dtype), (float(rule.fast_lr) * powers).to(device, dtype)
-    for table in tables:
-        address(table)  # what has none is not kept
+    key = rule, dtype, device
+    tables, captured = _kept.get(key), is_captured(device)
+    if tables is None:
+        if captured:  # their numbers come with the graph's first replay, and go with the graph
+            return _made_tables(*key, device)
+        with ThreadPoolExecutor(1) as alone:
+            tables = alone.submit(_made_tables, *key).result()
+        if len(_kept) >= 64:
+            if device.type == "cuda":  # other streams than the thread's may read them still
+                torch.cuda.synchronize(device)
+            _kept.clear()
+        _kept[key] = tables
+    elif captured:
+        _in_graphs[key] = tables
     return tables
+
+
+def _made_tables(
+    rule: Rule, dtype: torch.dtype, device: torch.device, by: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Computed in float64: Triton takes Python floats as float32, too coarse for float64.
+
+    On the host, or where its numbers could not be copied to the device, on that.
+    """
+    ages = torch.arange(MAX_STEPS + 1, dtype=torch.float64, device=by)
+    powers = float(rule.decay) ** ages
+    return powers.to(device, dtype), (float(rule.fast_lr) * powers).to(device, dtype)

@@ -71,7 +71,7 @@ def passes(
         return False
     if (kernel, kind, variant) in _passed:
         return True
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if is_captured(device):
         return False
     with _lock:
         if (kernel, kind) not in _failed and (kernel, kind, variant) not in _passed:
@@ -83,6 +83,11 @@ def passes(
                 said = f"the fused kernel {kernel!r} does not work on this {kind} ({fault})"
                 warnings.warn(f"{said}; {instead.format(kernel)}", stacklevel=2)
     return (kernel, kind) not in _failed
+
+
+def is_captured(device: torch.device) -> bool:
+    """Whether a CUDA graph records what is done there, and does it at its replays alone."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @lru_cache
