@@ -174,7 +174,8 @@ class CatchVectorEnv(VectorEnv):
 
     One random generator serves all games, seeded by ``reset(seed=…)``: the games of a seed are the
     same in every process, but not those that as many single environments would play. With a list of
-    seeds, one a game, they are, and each game has a generator of its own from then on.
+    seeds, one a game, they are, and each game has a generator of its own from then on, which None
+    in a later list leaves as it is.
 
     Raises:
         ValueError: an argument out of range.
@@ -213,18 +214,6 @@ class CatchVectorEnv(VectorEnv):
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ):
-        if isinstance(seed, list):
-            if len(seed) != self.num_envs:
-                raise ValueError(
-                    f"seed must be a number, or a list of {self.num_envs}, one per game, got a "
-                    f"list of {len(seed)}"
-                )
-            super().reset()
-            self._generators = [np_random(one)[0] for one in seed]
-        else:
-            super().reset(seed=seed)
-            if seed is not None:
-                self._generators = []
         mask = (options or {}).get("reset_mask")
         if mask is not None and (
             np.shape(mask) != (self.num_envs,) or np.array(mask).dtype != bool
@@ -232,7 +221,24 @@ class CatchVectorEnv(VectorEnv):
             raise ValueError(
                 f"reset_mask must be {self.num_envs} booleans, one per game, got {mask}"
             )
-        self._start(np.ones(self.num_envs, dtype=bool) if mask is None else np.array(mask))
+        chosen = np.ones(self.num_envs, dtype=bool) if mask is None else np.array(mask)
+        if isinstance(seed, list):
+            if len(seed) != self.num_envs:
+                raise ValueError(
+                    f"seed must be a number, or a list of {self.num_envs}, one per game, got a "
+                    f"list of {len(seed)}"
+                )
+            super().reset()
+            before = self._generators
+            self._generators = [
+                before[k] if before and (one is None or not chosen[k]) else np_random(one)[0]
+                for k, one in enumerate(seed)
+            ]
+        else:
+            super().reset(seed=seed)
+            if seed is not None:
+                self._generators = []
+        self._start(chosen)
         return self.games.screens(), {}
 
     def step(self, actions):

@@ -142,6 +142,11 @@ class Trainer:
         """Whether the run may end before it is out of updates."""
         raise NotImplementedError
 
+    @property
+    def stands_since(self) -> int:
+        """The update after which the best validation so far was not bettered any more."""
+        return self.progress.best_update
+
     def shown(self, measured: dict[str, float]) -> dict[str, str]:
         """What the progress bar says of a validation."""
         raise NotImplementedError
@@ -223,7 +228,7 @@ class Trainer:
         if (
             config.patience is not None
             and progress.best
-            and progress.update - progress.best_update >= config.patience
+            and progress.curve[-1]["updates"] - self.stands_since >= config.patience
         ):
             return "no progress"
         return "out of updates" if progress.update >= config.max_updates else None

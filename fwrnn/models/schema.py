@@ -120,6 +120,11 @@ class FastWeightsConfig(RememberingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.inner_start == "normalised" and not self.layer_norm:
+            raise ValueError(
+                "inner_start=normalised needs layer_norm=true: without it h_0 is what it is with "
+                "inner_start=candidate"
+            )
         one_of("read_gain", self.read_gain, READ_GAINS)
         one_of("backend", self.backend, ("auto", *BACKENDS))
 

@@ -102,6 +102,8 @@ class FacialExpression(ImageTask):
                 "the faces are drawn, a stand-in for Multi-PIE: their error rates do not compare "
                 "with table 3 of the paper"
             )
+            if data_dir is not None:
+                log.warning("task.data_dir is not looked at: task.layout=synthetic reads no folder")
             drawing = (identities, images_per_identity, seed)
             faces, labels = _cached(store, drawing, lambda: _drawn(*drawing)), EXPRESSIONS
             people = set(faces.people.tolist())

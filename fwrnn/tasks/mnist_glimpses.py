@@ -9,6 +9,7 @@ time. "digits" are the 1,797 handwritten digits of 8×8 pixels that ship inside 
 no download: a fixed random fifth of them is for the test, a tenth for validation.
 """
 
+import logging
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,8 @@ from fwrnn.rule import one_of
 from fwrnn.tasks.images import ImageTask
 from fwrnn.tasks.mnist_files import load_mnist
 from fwrnn.tasks.schema import DATASETS
+
+log = logging.getLogger("fwrnn")
 
 _VALIDATION = 10_000
 
@@ -51,6 +54,8 @@ class MnistGlimpses(ImageTask):
         seed: int = 0,
     ):
         one_of("dataset", dataset, DATASETS)
+        if dataset == "digits" and data_dir is not None:
+            log.warning("the digits ship inside scikit-learn: task.data_dir is not looked at")
         splits = load_digits() if dataset == "digits" else _three(*load_mnist(data_dir))
         if train_on_all:
             both = zip(splits["train"], splits["val"], strict=True)

@@ -226,6 +226,17 @@ def test_a_list_of_seeds_gives_the_games_of_as_many_single_environments(mode):
     assert (many.reset(seed=7)[0] == first).all()  # one generator for all again
 
 
+def test_games_without_a_seed_of_their_own_in_a_list_go_on_as_they_were_seeded():
+    many = CatchVectorEnv(3, autoreset_mode="Disabled")
+    singles = gymnasium.vector.SyncVectorEnv([Catch] * 3, autoreset_mode="Disabled")
+    mask = np.array([False, True, True])
+    resets = [{"seed": [1, 2, 3]}, {"seed": [None, 7, None]}, {}]
+    resets += [{"seed": [4, None, 5], "options": {"reset_mask": mask}}, {}]
+    for options in resets:
+        ours, theirs = (games.reset(**options)[0] for games in (many, singles))
+        assert (ours == theirs).all()
+
+
 def test_make_vec_takes_a_list_of_seeds():
     many = gymnasium.make_vec("fwrnn/Catch-v0", num_envs=4)
     assert many.reset(seed=[0, 1, 2, 3])[0].shape == (4, 16, 16)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fwrnn.config import CORES
+from fwrnn.errors import UserError
 from fwrnn.interfaces import Images, Screens, Symbols, TaskSpec
 from fwrnn.layers import FastWeightsState
 from fwrnn.models.glimpses import STEPS
-from tests.commands.compose import model_config
+from tests.commands.compose import compose, model_config
 
 TEXT = TaskSpec(Symbols(vocabulary=37), labels=tuple("0123456789"))
 DIGITS = TaskSpec(Images(size=12), labels=tuple("0123456789"))
@@ -132,3 +133,8 @@ def test_dropout_acts_in_training_only(name, where):
     assert not torch.equal(model(inputs), model(inputs))
     model.eval()
     assert torch.equal(model(inputs), model(inputs))
+
+
+def test_normalised_start_is_refused_where_nothing_is_normalised():
+    with pytest.raises(UserError, match="inner_start=normalised needs layer_norm=true"):
+        compose("control=normalised_start", "model.layer_norm=false")

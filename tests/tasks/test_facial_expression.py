@@ -444,3 +444,9 @@ def test_cache_follows_the_environment(monkeypatch, tmp_path):
     for name in ("HOME", "USERPROFILE"):  # the latter on Windows
         monkeypatch.setenv(name, str(tmp_path))
     assert cache_dir("mnist") == tmp_path / ".cache" / "fwrnn" / "mnist"
+
+
+def test_a_folder_that_is_not_looked_at_is_told_of(tmp_path, caplog):
+    few = {"val_identities": 1, "test_identities": 1, "identities": 3, "images_per_identity": 1}
+    FacialExpression(data_dir=str(tmp_path), cache_dir=str(tmp_path), **few)
+    assert "data_dir is not looked at" in caplog.text

@@ -262,3 +262,9 @@ def test_settings_out_of_range_say_so(tmp_path, contents, settings, words):
     write(tmp_path / "data", contents)
     with pytest.raises(ValueError, match=words):
         MnistGlimpses(**{"data_dir": str(tmp_path / "data"), **settings})
+
+
+def test_a_folder_that_is_not_looked_at_is_told_of(tmp_path, caplog):
+    pytest.importorskip("sklearn")
+    MnistGlimpses("digits", data_dir=str(tmp_path))
+    assert "data_dir is not looked at" in caplog.text

@@ -4,13 +4,15 @@ Mnih et al. (arXiv:1602.01783). Each worker is a process: it copies the shared w
 applies its gradients to the shared ones, whatever the others have made of them meanwhile. Ours:
 Adam in the place of RMSProp, as in the synchronous form; a lock around its step, so that no update
 is lost; and several games per update (``games``), because one at a time leaves a processor idle.
+A worker goes on once its update has been counted: a validation is of weights that are at most an
+update of each worker ahead of their number, however long it takes.
 """
 
 import copy
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -85,6 +87,8 @@ class A3CTrainer(PlayingTrainer):
                     continue
                 if isinstance(news, str):
                     raise RunFailed(f"a worker failed: {news}")
+                with suppress(OSError):  # it has died since
+                    connection.send(None)
                 self.frames += news.pop("frames")
                 return {name: torch.tensor(value) for name, value in news.items()}
         raise RunFailed("the workers ended before the last update; the run can be resumed")
@@ -134,7 +138,7 @@ class A3CTrainer(PlayingTrainer):
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             for number in range(self.config.workers):
-                ours, theirs = self._context.Pipe(duplex=False)
+                ours, theirs = self._context.Pipe()
                 seed = self.seed + 1_000_003 * (number + 1) + self.progress.update
                 worker = self._context.Process(
                     target=work, args=(*shared, seed, theirs), daemon=True
@@ -221,6 +225,7 @@ def work(
                 break
             news = one_update(model, local, optimizer, games, task, config, update, lock)
             tell(connection, news)
+            heard(connection)
     except Exception as error:
         tell(connection, f"{type(error).__name__}: {error}")
 
@@ -230,6 +235,14 @@ def tell(connection: Connection, news: dict | str) -> None:
         connection.send(news)
     except OSError:
         os._exit(0)  # the one who listened has gone
+
+
+def heard(connection: Connection) -> None:
+    """Wait until what was told has been counted."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(0)
 
 
 def one_update(model, local, optimizer, games, task, config, update: int, lock) -> dict:

@@ -114,6 +114,12 @@ class PlayingTrainer(Trainer):
         """Of equal rewards the later one."""
         return now["val_reward"] >= best["val_reward"]
 
+    @property
+    def stands_since(self) -> int:
+        """A later one that is only as good is kept, and no progress."""
+        best, curve = self.progress.best["val_reward"], self.progress.curve
+        return next((x["updates"] for x in curve if x["val_reward"] >= best), 0)
+
     def solved(self, best: dict[str, float]) -> bool:
         wanted = self.config.solved_reward
         return wanted is not None and best["val_reward"] >= wanted

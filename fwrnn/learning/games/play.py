@@ -40,6 +40,7 @@ def play(
     """Play every game once, from the start that ``seed`` gives, to its end.
 
     Moves are drawn from the model's policy by torch's random numbers, or are its most likely ones.
+    Of logits that are not numbers none is: such a game's reward is no number either.
     """
     screen, _ = games.reset(seed=seed)
     alive, state, steps = np.ones(games.num_envs, dtype=bool), None, []
@@ -50,7 +51,10 @@ def play(
             logits = logits[0]
             actions = logits.argmax(-1) if greedy else draw(logits)
             screen, reward, ended, cut_short, _ = games.step(actions.cpu().numpy())
-            steps.append((seen, actions, torch.from_numpy(reward).float(), torch.from_numpy(alive)))
+            earned, living = torch.from_numpy(reward).float(), torch.from_numpy(alive)
+            if greedy:  # of drawn moves the loss tells
+                earned = earned.where(~(logits.isnan().any(-1).cpu() & living), torch.nan)
+            steps.append((seen, actions, earned, living))
             alive = alive & ~(ended | cut_short)
     screens, actions, rewards, living = (torch.stack(part) for part in zip(*steps, strict=True))
     return Episodes(screens, actions, rewards.to(device), living.to(device))
@@ -81,8 +85,11 @@ class Result(NamedTuple):
 def evaluate_play(
     model: nn.Module, task: GameTask, split: str, count: int, device: torch.device
 ) -> Result:
-    """The greedy policy in ``count`` games of a split: "val", "test" or "train"."""
+    """The greedy policy in ``count`` games of a split: "val", "test" or "train"; in eval mode."""
+    was_training = model.training
+    model.eval()
     episodes = play(model, task.games(count), task.seed_of(split), device, greedy=True)
+    model.train(was_training)
     scores = episodes.scores.double()
     reward = scores.mean().item()
     low, high = wilson(reward, count, *task.reward_range)

@@ -53,7 +53,8 @@ class SupervisedTrainer(Trainer):
         folder: takes the checkpoints and the curve.
 
     Raises:
-        UserError: ``adversarial_norm`` for a task without images.
+        UserError: ``adversarial_norm`` for a task without images, or ``patience`` for one without
+            examples to validate with.
     """
 
     def __init__(
@@ -67,6 +68,11 @@ class SupervisedTrainer(Trainer):
     ):
         if config.adversarial_norm and not isinstance(task.spec.inputs, Images):
             raise UserError("trainer.adversarial_norm is for images, which this task has not")
+        if config.patience is not None and not task.held_out:
+            raise UserError(
+                "trainer.patience waits for better validations, and no examples are held out for "
+                "them; set it to null"
+            )
         optimizer = Adam(model.parameters(), config.learning_rate, config.weight_decay)
         super().__init__(model, optimizer, config, device, folder)
         self.averaged = None
@@ -125,7 +131,9 @@ class SupervisedTrainer(Trainer):
         return not self.held_out or [now[n] for n in names] < [best[n] for n in names]
 
     def solved(self, best: dict[str, float]) -> bool:
-        return self.config.solved_loss is not None and best["val_loss"] <= self.config.solved_loss
+        """By any validation: that with the least error need not be that with the least loss."""
+        wanted, curve = self.config.solved_loss, self.progress.curve
+        return wanted is not None and min(row["val_loss"] for row in curve) <= wanted
 
     def shown(self, measured: dict[str, float]) -> dict[str, str]:
         return {"val_error": f"{measured['val_error']:.2%}"}

@@ -197,6 +197,14 @@ def test_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert rows[0] == rows[1]
 
 
+def test_a_core_with_dropout_of_its_own_is_tested_without():
+    _, _, task, model, device = assemble(compose(*SMALL, "task.visible_frames=5"))
+    model.policy = torch.nn.Sequential(torch.nn.Dropout(0.9), model.policy)
+    found = {evaluate_play(model.train(), task, "val", 200, device) for _ in range(3)}
+    assert len(found) == 1 and model.training
+    assert found == {evaluate_play(model.eval(), task, "val", 200, device)}
+
+
 def test_every_update_plays_other_games(tmp_path, monkeypatch):
     seeds = []
     plain = CatchVectorEnv.reset
@@ -214,9 +222,24 @@ def test_every_update_plays_other_games(tmp_path, monkeypatch):
     assert len(set(seeds)) == 5
 
 
+def test_policy_that_is_no_number_is_not_kept(tmp_path):
+    broken = ["model=lstm", "trainer.learning_rate=1e38", "trainer.clip_norm=null"]
+    with pytest.raises(RunFailed, match="validation reward is nan after update 1: .* of update 0"):
+        train(compose(*SMALL, *broken, "trainer.max_updates=1"), tmp_path)
+    assert not (tmp_path / "checkpoints" / "best.pt").exists()
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def test_stops_when_solved(tmp_path):
     metrics = train(compose(*SMALL, "trainer.solved_reward=-1.0"), tmp_path)
     assert metrics["stopped"] == "solved" and metrics["updates"] == 2
+
+
+def test_stops_where_rewards_only_stay_the_same(tmp_path):
+    words = ["trainer.learning_rate=1e-30", "trainer.patience=2", "trainer.max_updates=20"]
+    metrics = train(compose(*SMALL, *words), tmp_path)
+    assert metrics["stopped"] == "no progress" and metrics["updates"] == 4
+    assert metrics["best_update"] == 4  # of equal ones the later
 
 
 @pytest.mark.parametrize(
@@ -271,6 +294,21 @@ def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, mo
     last = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     steps = {state["step"].item() for state in last["optimizer"]["state"].values()}
     assert len(steps) == 1 and steps.pop() >= 600  # none was lost
+
+
+def test_workers_do_not_run_ahead_of_a_validation(tmp_path, monkeypatch):
+    ahead, settle = [], a3c.A3CTrainer.settle
+
+    def watched(self):
+        time.sleep(0.2)  # as validations, drawings and checkpoints take
+        settle(self)
+        taken = next(iter(self.optimizer.state.values()))["step"].item()
+        ahead.append(taken - self.progress.update)
+
+    monkeypatch.setattr(a3c.A3CTrainer, "settle", watched)
+    few = ["trainer.max_updates=60", "trainer.games=1", "trainer.evaluate_every=10"]
+    train(a3c_config("trainer.workers=1", *few), tmp_path)
+    assert len(ahead) == 6 and min(ahead) >= 0 and max(ahead) <= 1
 
 
 class Broken:
@@ -375,6 +413,9 @@ class Slow:
         if self.news is None:
             raise EOFError
         return self.news
+
+    def send(self, answer):
+        pass
 
     def close(self):
         pass

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fwrnn.commands.train import train
-from fwrnn.errors import RunFailed
+from fwrnn.errors import RunFailed, UserError
 from fwrnn.learning import loop
 from fwrnn.learning.loop import learning_rate
 from fwrnn.learning.schema import Schedule
@@ -59,11 +59,27 @@ def test_stops_without_progress(tiny, tmp_path):
     assert metrics["best_update"] == 5
 
 
+def test_patience_waits_for_a_validation_that_is_no_better(tiny, tmp_path, monkeypatch):
+    from fwrnn.learning.supervised import trainer as supervised
+
+    scores = iter([(0.5, 2.0), (0.4, 1.0), (0.4, 1.5)])
+    monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
+    metrics = train(compose(*tiny, "trainer.patience=1"), tmp_path)
+    assert (metrics["updates"], metrics["best_update"]) == (15, 10)
+
+
 def test_curve_has_a_row_per_validation(tiny, tmp_path):
     metrics = train(compose(*tiny), tmp_path)
     rows = list(csv.DictReader((tmp_path / "curve.csv").open()))
     assert [int(row["updates"]) for row in rows] == [5, 10, 15, 20]
     assert min(float(row["val_loss"]) for row in rows) == metrics["val_loss"]
+
+
+def test_patience_is_refused_where_nothing_is_held_out(tmp_path):
+    pytest.importorskip("sklearn")
+    words = ["task=mnist_glimpses", "task.dataset=digits", "task.train_on_all=true"]
+    with pytest.raises(UserError, match="trainer.patience waits for better validations"):
+        train(compose(*words, "trainer.patience=500"), tmp_path)
 
 
 def test_divergence_says_where_and_what_to_try(tiny, tmp_path, monkeypatch):
@@ -91,6 +107,16 @@ def test_best_weights_have_least_of_what_was_chosen(tiny, tmp_path, monkeypatch,
     monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
     metrics = train(compose(*tiny, f"trainer.select_by={select_by}"), tmp_path)
     assert metrics["best_update"] == best
+
+
+def test_solved_by_the_loss_whatever_the_best_weights_are_chosen_by(tiny, tmp_path, monkeypatch):
+    from fwrnn.learning.supervised import trainer as supervised
+
+    scores = iter([(0.1, 2.0), (0.2, 0.5), (0.1, 0.5), (0.1, 0.5), (0.1, 0.5)])
+    monkeypatch.setattr(supervised, "evaluate", lambda *args: Score(*next(scores), 0, 1))
+    stops = ["trainer.select_by=val_error", "trainer.solved_loss=1"]
+    metrics = train(compose(*tiny, *stops), tmp_path)
+    assert (metrics["stopped"], metrics["updates"], metrics["best_update"]) == ("solved", 10, 5)
 
 
 def test_what_is_no_answer_is_wrong():
