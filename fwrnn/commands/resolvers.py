@@ -29,7 +29,7 @@ def register() -> None:
 def _by(choice: str, values: DictConfig) -> Any:
     """``${by:${task.dataset},{mnist:15600,digits:4000}}``: a value that depends on another key.
 
-    An unknown choice gets the first value: the key that it came from is complained about later.
+    A choice that is not listed gets the first value. (An unknown one is complained about later.)
     """
     return values.get(str(choice), next(iter(values.values())))
 
