@@ -27,7 +27,7 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
     Raises:
         RunFailed: it could not be written.
     """
-    beside = _beside(path)
+    beside, other = _beside(path), _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:  # noqa: PTH123  (a test dies in each of these calls)
@@ -35,9 +35,8 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
-            other = _another_name(path)
-            _replace(other, keep)
-            other.unlink(missing_ok=True)  # after a kill both may be one file, which then stays
+            _name_too(path, other)
+            _replace(other, keep)  # which does nothing where both are one file, as after a kill
         _replace(beside, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -46,8 +45,9 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
             f"could not write {path}: {error.strerror}; what was there before is intact{remedy}"
         ) from error
     finally:  # a second Ctrl-C comes here too
-        with suppress(OSError):  # not there, or its folder is none
-            beside.unlink()
+        for remains in (beside, other):
+            with suppress(OSError):  # not there, or its folder is none
+                remains.unlink()
 
 
 def _replace(new: Path, path: Path) -> None:
@@ -107,14 +107,12 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _another_name(path: Path) -> Path:
+def _name_too(path: Path, other: Path) -> None:
     """A second name for a file, or a copy where the file system has no such names."""
-    other = _beside(path)
     try:
         os.link(path, other)  # noqa: PTH136
     except OSError:
         shutil.copyfile(path, other)
-    return other
 
 
 def _sync_folder(folder: Path) -> None:

@@ -124,7 +124,7 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(battery, "run", be_killed)
     part = ["--task", "text", "--steps", "16", "--units", "32", "--layers", "1", "--seeds", "1"]
     assert main(["battery", *part, "--jobs", "1", "--output", str(tmp_path)]) == 1
-    assert "a process was killed" in capsys.readouterr().err
+    assert "a process ended early" in capsys.readouterr().err
 
 
 def test_what_diverged_is_kept_as_that(tmp_path, monkeypatch):

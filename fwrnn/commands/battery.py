@@ -117,8 +117,8 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
                 bar.update()
         except BrokenProcessPool as error:
             raise RunFailed(
-                "a process was killed, maybe as memory ran out; the same command goes on, and "
-                "--jobs N has fewer at once"
+                "a process ended early, maybe killed as memory ran out; the same command goes on, "
+                "and --jobs N has fewer at once"
             ) from error
         except BaseException:
             for worker in multiprocessing.active_children():
@@ -129,13 +129,13 @@ def train(trials: list, file: Path, jobs: int) -> list[dict]:
 
 
 def keep(result: dict, file: Path) -> None:
-    """Raises RunFailed when the disk is full."""
+    """Raises RunFailed: it could not be written, as on a full disk."""
     try:
         with file.open("a", encoding="utf-8") as kept:
             kept.write(json.dumps(result) + "\n")
     except OSError as error:
         raise RunFailed(
-            f"could not write {file}: {error.strerror}; the same command goes on from what is there"
+            f"could not write {file}: {error.strerror}; once it can be, the same command goes on"
         ) from error
 
 

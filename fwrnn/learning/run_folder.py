@@ -59,9 +59,12 @@ class RunFolder:
         return self.last.is_file() or self.before_last.is_file()
 
     def clear_away(self) -> None:
-        """What writes left that a kill cut short; for who holds the folder's lock."""
-        for folder in (self.path, self.last.parent):
-            for remains in folder.glob(".*.tmp"):
+        """What writes of these files left that a kill cut short; for who holds the folder's lock.
+
+        The folder may have been there before, with files of somebody else's, which stay.
+        """
+        for file in (self.config, self.metrics, self.curve, self.best, self.last):
+            for remains in file.parent.glob(f".{file.name}.*.tmp"):
                 with suppress(OSError):
                     remains.unlink()
 

@@ -115,8 +115,12 @@ def _figure5(figure, target: Target, results: Sequence[Result]) -> None:
         axes.set_ylabel("mean reward: 1 catches all, −1 none")
         axes.set_title(f"screens of {size}×{size}", pad=34, fontsize=10)
         above.set_xlabel("dashed: the paper's curves, in its steps", fontsize=8)
-    lines = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*lines, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    lines = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    place = {"loc": "outside lower center", "ncols": 4, "frameon": False}
+    figure.legend(lines.values(), lines.keys(), fontsize=8, **place)
 
 
 def _lengths(figure, target: Target, results: Sequence[Result]) -> None:

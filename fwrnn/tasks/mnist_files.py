@@ -9,7 +9,7 @@ import errno
 import gzip
 import hashlib
 import logging
-import os
+import secrets
 import shutil
 import zlib
 from http.client import HTTPException
@@ -142,7 +142,7 @@ def download(folder: Path, name: str) -> np.ndarray:
         UserError: no mirror had it, or it could not be written.
     """
     target = folder / f"{name}.gz"
-    beside = folder / f".{name}.{os.getpid()}.tmp"
+    beside = folder / f".{name}.{secrets.token_hex(4)}.tmp"
     failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

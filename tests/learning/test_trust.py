@@ -192,8 +192,9 @@ def test_what_killed_writes_left_is_cleared_away(tiny, tmp_path):
     train(compose(*tiny, "model=rnn"), tmp_path)
     for name in ("checkpoints/.last.pt.123.tmp", ".metrics.json.456.tmp"):
         (tmp_path / name).touch()
+    (tmp_path / ".mine.tmp").touch()
     train(compose(*tiny, "model=rnn", "trainer.max_updates=25"), tmp_path, resume=True)
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert [path.name for path in tmp_path.rglob(".*.tmp")] == [".mine.tmp"]
 
 
 def test_a_folder_is_for_one_process(tiny, tmp_path):

@@ -343,7 +343,7 @@ def compiled(module: str, dtype: torch.dtype) -> Any:
 
     def tell() -> None:
         if passes.buffer:  # of the compiler: reading from disk, however long it takes, has none
-            _log.info("compiling a fused kernel for this machine, once; some ten seconds")
+            _log.info("compiling a fused kernel for this machine; some ten seconds")
 
     with event.install_recorder("numba:run_pass") as passes:
         notice = threading.Timer(1.5, tell)

@@ -6,10 +6,10 @@ with CUDA builds of PyTorch and is needed by nothing else.
 One program runs one sequence. What bounds it is its chain of dependent steps, and a batch of 128
 fills the 132 processors of an H100 once: several sequences in a program would leave most of them
 idle, to share nothing but W (the attention over past states, most of the work, is each sequence's
-own) and without tensor cores, which do not multiply in full float32. Where W and A about fit into
-registers, H ≤ 128 in float32 (from 65 on, some hundred bytes a thread do not), they stay there, and
-a forward step touches memory for its drive and its results alone; above that W comes from the cache
-at every step, and the memory is attention.
+own) and without tensor cores, which do not multiply in full float32. Where W and A fit into
+registers, H ≤ 128 in float32, they stay there (some hundred bytes of each thread do not, from H =
+65 on), and a forward step touches memory for its drive and its results alone; above that W comes
+from the cache at every step, and the memory is attention.
 
 To check on a GPU::
 
@@ -327,7 +327,7 @@ def _tables(rule: Rule, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
             if device.type == "cuda":  # other streams than the thread's may read them still
                 torch.cuda.synchronize(device)
             _kept.clear()
-        _kept[key] = tables
+        tables = _kept.setdefault(key, tables)  # another thread's, which stay, if it was faster
     elif captured:
         _in_graphs[key] = tables
     return tables

@@ -31,14 +31,15 @@ class Recording(NamedTuple):
 
 
 def record(model: Network, task: GameTask, device: torch.device, games: int = GAMES) -> Recording:
-    """The first validation games, played greedily."""
-    players = _Watched(task.games(games))
+    """The first validation games, played greedily; in eval mode."""
+    players, attention, was_training = _Watched(task.games(games)), None, model.training
+    model.eval()
     episodes = play(model, players, task.seed_of("val"), device, greedy=True)
-    attention = None
     if has_memory(model):
         with torch.inference_mode():
             attention = model.core.attention(model.encoder(episodes.screens))
         attention = attention.float().cpu().numpy()
+    model.train(was_training)
     frames = np.stack(players.frames, axis=1)
     return Recording(frames, attention, episodes.scores.cpu().numpy())
 

@@ -88,8 +88,10 @@ def evaluate_play(
     """The greedy policy in ``count`` games of a split: "val", "test" or "train"; in eval mode."""
     was_training = model.training
     model.eval()
-    episodes = play(model, task.games(count), task.seed_of(split), device, greedy=True)
-    model.train(was_training)
+    try:
+        episodes = play(model, task.games(count), task.seed_of(split), device, greedy=True)
+    finally:  # a signal may end it anywhere
+        model.train(was_training)
     scores = episodes.scores.double()
     reward = scores.mean().item()
     low, high = wilson(reward, count, *task.reward_range)
