@@ -295,8 +295,8 @@ def test_a_barrier_parts_every_store_from_its_first_load(
     monkeypatch.setattr(Builder, "create_masked_store", storing)
     monkeypatch.setattr(Builder, "create_barrier", passing)
     monkeypatch.setattr(Builder, "set_grid_idx", beginning)
-    settings = {"read_gain": True, "lengths": [11, 10], "inner_steps": inner_steps}
-    arguments = problem(11, 2, given=given, device=device, **settings)
+    settings = {"read_gain": True, "lengths": [5, 4], "inner_steps": inner_steps}
+    arguments = problem(5, 2, given=given, device=device, **settings)
     fused(arguments, torch.ones_like(arguments[0]))
     assert not early
     if gpu._constants(None, arguments[3], arguments[4], None)["RESIDENT"] and not given:

@@ -296,6 +296,7 @@ def test_asynchronous_workers_learn_a_small_game_and_can_be_stopped(tmp_path, mo
     assert len(steps) == 1 and steps.pop() >= 600  # none was lost
 
 
+@pytest.mark.slow
 def test_workers_do_not_run_ahead_of_a_validation(tmp_path, monkeypatch):
     ahead, settle = [], a3c.A3CTrainer.settle
 
