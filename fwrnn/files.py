@@ -27,17 +27,17 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
     Raises:
         RunFailed: it could not be written.
     """
-    beside, other = _beside(path), _beside(path)
+    new, other = beside(path), beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:  # noqa: PTH123  (a test dies in each of these calls)
+        with open(new, "wb") as file:  # noqa: PTH123  (a test dies in each of these calls)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
             _name_too(path, other)
             _replace(other, keep)  # which does nothing where both are one file, as after a kill
-        _replace(beside, path)
+        _replace(new, path)
         _sync_folder(path.parent)
     except OSError as error:
         remedy = "; free some space, then go on" if error.errno in _FULL else ""
@@ -45,7 +45,7 @@ def write_whole(path: Path, content, keep: Path | None = None) -> None:
             f"could not write {path}: {error.strerror}; what was there before is intact{remedy}"
         ) from error
     finally:  # a second Ctrl-C comes here too
-        for remains in (beside, other):
+        for remains in (new, other):
             with suppress(OSError):  # not there, or its folder is none
                 remains.unlink()
 
@@ -102,7 +102,7 @@ def from_here(path: str | Path, start: str | Path = ".") -> Path:
         return Path(path)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A name that no other writer has: in containers that share a folder all are process 1."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 

@@ -1,7 +1,10 @@
 """What all networks have, whatever they answer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import nn
 
 from fwrnn.layers import FastWeightsRNN, MultiLevelFastWeights
@@ -26,6 +29,18 @@ class Remembering(Protocol):
 
     encoder: nn.Module
     core: FastWeightsRNN | MultiLevelFastWeights
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While open, the model is in eval mode, and nothing is differentiated."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:  # a signal may end it anywhere
+        model.train(was_training)
 
 
 def has_memory(model: object) -> "TypeIs[Remembering]":

@@ -9,7 +9,6 @@ import errno
 import gzip
 import hashlib
 import logging
-import secrets
 import shutil
 import zlib
 from http.client import HTTPException
@@ -21,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from fwrnn.errors import UserError
+from fwrnn.files import beside
 from fwrnn.interfaces import Examples
 from fwrnn.tasks.cache import cache_dir
 
@@ -142,16 +142,16 @@ def download(folder: Path, name: str) -> np.ndarray:
         UserError: no mirror had it, or it could not be written.
     """
     target = folder / f"{name}.gz"
-    beside = folder / f".{name}.{secrets.token_hex(4)}.tmp"
+    new = beside(folder / name)
     failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        beside.touch()
+        new.touch()
         for mirror in MIRRORS:
             log.info(f"downloading {mirror}{name}.gz to {folder}")
             try:
-                _fetch(f"{mirror}{name}.gz", beside)
-                array = read_checked(beside, name)
+                _fetch(f"{mirror}{name}.gz", new)
+                array = read_checked(new, name)
             except BrokenFile as error:
                 failures.append(f"what {mirror} sent {error}")
             except (OSError, HTTPException) as error:
@@ -159,7 +159,7 @@ def download(folder: Path, name: str) -> np.ndarray:
                     raise
                 failures.append(f"{mirror}: {getattr(error, 'reason', None) or error}")
             else:
-                beside.replace(target)
+                new.replace(target)
                 return array
     except OSError as error:
         raise UserError(
@@ -167,7 +167,7 @@ def download(folder: Path, name: str) -> np.ndarray:
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
     raise UserError(
         f"MNIST could not be downloaded ({'; '.join(failures)}). Put {', '.join(MD5)}, gzipped or "
         f"not, into {folder}, or into a folder given by task.data_dir=DIR; task.dataset=digits "

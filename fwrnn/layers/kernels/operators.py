@@ -309,14 +309,14 @@ class _Layer(torch.autograd.Function):
         )
         by_row, rows = grad_drive.flatten(0, 1), sequence.flatten(0, 1)
         previous = trail[:-1].flatten(0, 1)
-        grad_rows = None
+        grad_sequence = None
         if ctx.needs_input_grad[0]:
-            grad_rows = products.times(ctx.form, by_row, weight_ih.t())
+            grad_sequence = products.times(ctx.form, grad_drive, weight_ih.t())
         grad_weight_ih, grad_weight_hh, grad_bias = products.contract(
             ctx.form, by_row, rows, previous
         )
         return (
-            None if grad_rows is None else grad_rows.view(sequence.shape),
+            grad_sequence,
             grad_weight_ih,
             None if bias_ih is None else grad_bias,
             None if bias_hh is None else grad_bias.clone(),  # as callers may change one in place

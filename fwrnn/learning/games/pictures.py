@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fwrnn.interfaces import GameTask
 from fwrnn.learning.games.play import play
-from fwrnn.models.network import Network, has_memory
+from fwrnn.models.network import Network, evaluating, has_memory
 
 GAMES = 4
 _GAP = 8  # pixels
@@ -32,14 +32,12 @@ class Recording(NamedTuple):
 
 def record(model: Network, task: GameTask, device: torch.device, games: int = GAMES) -> Recording:
     """The first validation games, played greedily; in eval mode."""
-    players, attention, was_training = _Watched(task.games(games)), None, model.training
-    model.eval()
-    episodes = play(model, players, task.seed_of("val"), device, greedy=True)
-    if has_memory(model):
-        with torch.inference_mode():
+    players, attention = _Watched(task.games(games)), None
+    with evaluating(model):
+        episodes = play(model, players, task.seed_of("val"), device, greedy=True)
+        if has_memory(model):
             attention = model.core.attention(model.encoder(episodes.screens))
-        attention = attention.float().cpu().numpy()
-    model.train(was_training)
+            attention = attention.float().cpu().numpy()
     frames = np.stack(players.frames, axis=1)
     return Recording(frames, attention, episodes.scores.cpu().numpy())
 

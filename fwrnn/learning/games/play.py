@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fwrnn.interfaces import GameTask
 from fwrnn.intervals import wilson
+from fwrnn.models.network import evaluating
 
 
 class Episodes(NamedTuple):
@@ -86,12 +87,8 @@ def evaluate_play(
     model: nn.Module, task: GameTask, split: str, count: int, device: torch.device
 ) -> Result:
     """The greedy policy in ``count`` games of a split: "val", "test" or "train"; in eval mode."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         episodes = play(model, task.games(count), task.seed_of(split), device, greedy=True)
-    finally:  # a signal may end it anywhere
-        model.train(was_training)
     scores = episodes.scores.double()
     reward = scores.mean().item()
     low, high = wilson(reward, count, *task.reward_range)

@@ -1,7 +1,6 @@
 """A picture of looking: where the glimpses lie, what they show, and what the memory answers."""
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from fwrnn.learning.supervised.figures import explain, pixels_of, verdict
 from fwrnn.models.glimpses import FINE, QUADRANTS, STEPS, boxes, cut, in_order
-from fwrnn.models.network import Network, has_memory
+from fwrnn.models.network import Network, evaluating, has_memory
 
 _PER_QUADRANT = STEPS // QUADRANTS
 _COLOURS = ("#D55E00", "#009E73", "#56B4E9", "#E69F00")  # of the quadrants
@@ -78,9 +77,7 @@ def look(model: Network, images: Tensor) -> tuple[list[int], list[float], np.nda
     quadrant's second coarse look retrieves each of the K states written: of 4 coarse looks
     (multi-level) or of all 24 glimpses.
     """
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model):
         confidences, guesses = model(images).softmax(-1).max(-1)
         strengths = None
         if has_memory(model):
@@ -88,7 +85,6 @@ def look(model: Network, images: Tensor) -> tuple[list[int], list[float], np.nda
             if strengths.shape[1] == STEPS:
                 strengths = strengths[:, _PER_QUADRANT - 1 :: _PER_QUADRANT]
             strengths = strengths.float().cpu().numpy()
-    model.train(was_training)
     return guesses.tolist(), confidences.tolist(), strengths
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from fwrnn.learning.supervised.figures import Painter, explain, verdict
-from fwrnn.models.network import Network, has_memory
+from fwrnn.models.network import Network, evaluating, has_memory
 
 _WHY = (
     "Each column is a sequence, read character by character, and the answer at its end. Above, a "
@@ -96,14 +95,11 @@ def look_inside(
     """For inputs (N, T) the attention (N, T, T), the last memory (N, H, H), the guessed classes,
     and how sure it is of each, 0 to 1."""
     assert has_memory(model)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model):
         encoded = model.encoder(inputs)
         attention = model.core.attention(encoded)
         _, state = model.core(encoded)
         memory = state.memory.matrix()[0]
         confidences, guesses = model(inputs).softmax(-1).max(-1)
-    model.train(was_training)
     numbers = attention.float().cpu().numpy(), memory.float().cpu().numpy()
     return *numbers, guesses.tolist(), confidences.tolist()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.interfaces import Examples
+from fwrnn.models.network import evaluating
 
 BATCH_SIZE = 1000
 
@@ -25,12 +26,8 @@ class Score(NamedTuple):
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's logits (N, classes) for inputs (N, …) on its device, in eval mode for it."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        logits = torch.cat([model(part) for part in inputs.split(BATCH_SIZE)])
-    model.train(was_training)
-    return logits
+    with evaluating(model):
+        return torch.cat([model(part) for part in inputs.split(BATCH_SIZE)])
 
 
 def score(logits: Tensor, targets: Tensor) -> Score:
