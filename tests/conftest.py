@@ -4,6 +4,7 @@ PyTorch is imported where it is used: all wait for pytest-xdist's first process,
 """
 
 import gc
+import signal
 import sys
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import product
@@ -98,6 +99,12 @@ def kernels_are_compiled_once(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "_build", uncounted()(build_in_turn))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_interrupts():
+    """Also where a shell had the suite ignore it, as what it runs in the background does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
