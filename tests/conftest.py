@@ -81,7 +81,7 @@ def kernels_are_compiled_once(tmp_path_factory):
 
     place, build, ours = tmp_path_factory.getbasetemp().parent, cpu._build, set()
     modules, dtypes = (
-        ("cpu_loops", "step_loops", "associative_loops", "product_loops"),
+        ("cpu_loops", "step_loops", "associative_loops"),
         (torch.float32, torch.float64),
     )
 

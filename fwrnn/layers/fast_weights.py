@@ -26,7 +26,7 @@ from fwrnn.layers.initialization import (
     scaled_identity_,
     uniform_outgoing_,
 )
-from fwrnn.layers.kernels import steps
+from fwrnn.layers.kernels import sequences, steps
 from fwrnn.layers.memory import FastMemory, FastWeightsState
 from fwrnn.rule import READ_GAINS, Rule, one_of
 
@@ -206,32 +206,45 @@ class _FastWeightsModule(nn.Module):
 
         Nothing of it is checked: they do that, and whatever is not as it should be, they refuse.
         """
-        if self._backend not in ("auto", "numba"):
-            return None
-        if (weights := self._registered(suffix)) is None:
+        if (weights := self._for_loops(suffix)) is None:
             return None
         parts = (None,) * 4 if memory is None else memory
         return steps.Step(input, hidden, *parts, *weights)
+
+    def _for_loops(self, suffix: str) -> list[Any] | None:
+        """The parameters, for the fused loops on a CPU; None where those are not to be asked."""
+        return self._registered(suffix) if self._backend in ("auto", "numba") else None
 
     def _recurrence(
         self,
         sequence: Tensor,
         suffix: str,
-        hidden: Tensor,
+        hidden: Tensor | None,
         memory: FastMemory | None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, FastMemory]:
-        """One layer in one direction, of its input (T, B, I), as ``kernels.recurrence`` runs it."""
+        """One layer in one direction, of its input (T, B, I), as ``kernels.recurrence`` runs it.
+
+        The last state and the memory have a 1 in front, for this layer.
+        """
         if lengths is None and sequence.shape[0] == 1:
             step = self._step(sequence[0], hidden, memory, suffix)
             if found := step and steps.run(step, self.rule, self._read_scale):
                 hidden, memory = found
-                return hidden.clone().unsqueeze(0), hidden, memory
+                return hidden.clone().unsqueeze(0), hidden.unsqueeze(0), _in_front(memory)
+        elif memory is None and (weights := self._for_loops(suffix)):
+            parts = sequences.Sequences(sequence, hidden, None, *weights)
+            tried = self._backend == "auto"
+            if found := sequences.run(parts, self.rule, self._read_scale, lengths, tried):
+                return found
         inputs, slow = self._weights(suffix)
         self._check_kind("an input", sequence, inputs.weight_ih)  # PyTorch looks the other way
-        return kernels.recurrence(
+        if hidden is None:
+            hidden = slow.weight_hh.new_zeros(sequence.shape[1], self.hidden_size)
+        output, hidden, memory = kernels.recurrence(
             sequence, inputs, hidden, memory, slow, self.rule, lengths, self.backend
         )
+        return output, hidden.unsqueeze(0), _in_front(memory)
 
     def _check_input(self, input: Tensor, like: Tensor, dims: tuple[int, int]) -> None:
         name = type(self).__name__
@@ -267,10 +280,10 @@ class _FastWeightsModule(nn.Module):
 
     def _check_state(
         self, hx: Any, shape: tuple[int, ...], like: Tensor
-    ) -> tuple[Tensor, FastMemory | None]:
-        """The hidden vector, of this ``shape``, and the memory of a given state, None if empty."""
+    ) -> tuple[Tensor | None, FastMemory | None]:
+        """The hidden vector, of this ``shape``, and the memory of a state; None for all zeros."""
         if hx is None:
-            return like.new_zeros(shape), None
+            return None, None
         hidden, memory = self._parts(hx)
         units = self.hidden_size
         if tuple(hidden.shape) != shape:
@@ -494,7 +507,7 @@ class FastWeightsRNN(_FastWeightsModule):
                 output, last, written = self._recurrence(
                     _reversed(sequence, lengths) if direction else sequence,
                     suffix,
-                    hidden[k],
+                    None if hidden is None else hidden[k],
                     _of_layer(memory, k),
                     lengths,
                 )
@@ -502,10 +515,11 @@ class FastWeightsRNN(_FastWeightsModule):
                 hiddens.append(last)
                 memories.append(written)
             sequence = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-        state = FastWeightsState(
-            hiddens[0].unsqueeze(0) if len(hiddens) == 1 else torch.stack(hiddens),
-            _of_all_layers(memories),
-        )
+        if len(hiddens) == 1:
+            state = FastWeightsState(hiddens[0], memories[0])
+        else:
+            parts = (torch.cat(parts) for parts in zip(*memories, strict=True))
+            state = FastWeightsState(torch.cat(hiddens), FastMemory(*parts))
         if not batched:
             state = state.map(lambda part: part.squeeze(1))
         return self._like_input(sequence, input, lengths), state
@@ -542,12 +556,12 @@ class FastWeightsRNN(_FastWeightsModule):
 
     def _starting_state(
         self, hx, sequence: Tensor, batched: bool
-    ) -> tuple[Tensor, FastMemory | None]:
-        """The given state, batched: hidden (D·num_layers, B, H), and the memory, None if empty."""
+    ) -> tuple[Tensor | None, FastMemory | None]:
+        """The given state, batched: hidden (D·num_layers, B, H), and the memory; None for zeros."""
         batch = sequence.shape[1:2] if batched else ()
         shape = (len(self._names), *batch, self.hidden_size)
         hidden, memory = self._check_state(hx, shape, self.weight_hh_l0)
-        if batched:
+        if batched or hidden is None:
             return hidden, memory
         return hidden.unsqueeze(1), memory and FastMemory(*(part.unsqueeze(1) for part in memory))
 
@@ -556,14 +570,22 @@ class FastWeightsRNN(_FastWeightsModule):
     ) -> str:
         """How the first layer computes this input: what ``backend`` comes to, never "auto"."""
         sequence, lengths, batched = self._time_first(input)
-        hidden, memory = self._starting_state(hx, sequence, batched)
-        memory = _of_layer(memory, 0)
+        _, slow = self._weights("_l0")
+        hidden, memory = self._first_state(hx, sequence, batched, slow)
         if lengths is None and sequence.shape[0] == 1:
-            step = self._step(sequence[0], hidden[0], memory, "_l0")
+            step = self._step(sequence[0], hidden, memory, "_l0")
             if step and steps.reach(step, self.rule, self._read_scale):
                 return "numba"
-        _, slow = self._weights("_l0")
-        return kernels.choose(self.backend, sequence, hidden[0], memory, slow, self.rule, lengths)
+        return kernels.choose(self.backend, sequence, hidden, memory, slow, self.rule, lengths)
+
+    def _first_state(
+        self, hx, sequence: Tensor, batched: bool, slow: SlowWeights
+    ) -> tuple[Tensor, FastMemory | None]:
+        """The first layer's: hidden (B, H), and the memory, None if empty."""
+        hidden, memory = self._starting_state(hx, sequence, batched)
+        if hidden is None:
+            return slow.weight_hh.new_zeros(sequence.shape[1], self.hidden_size), None
+        return hidden[0], _of_layer(memory, 0)
 
     def attention(self, input: Tensor, hx: FastWeightsState | Tensor | None = None) -> Tensor:
         """How strongly each step of the first layer attends to each earlier step.
@@ -577,14 +599,13 @@ class FastWeightsRNN(_FastWeightsModule):
             raise ValueError("attention takes a tensor, got a PackedSequence; pad it first")
         rule, (inputs, slow) = self.rule, self._weights("_l0")
         sequence, _, batched = self._time_first(input)
-        hidden, memory = self._starting_state(hx, sequence, batched)
-        memory = _of_layer(memory, 0)
+        hidden, memory = self._first_state(hx, sequence, batched, slow)
         before = None if memory is None else memory.matrix()
         states, *_ = kernels.recurrence(
-            sequence, inputs, hidden[0], memory, slow, rule, backend=self.backend
+            sequence, inputs, hidden, memory, slow, rule, backend=self.backend
         )
         # All states are known by now, so one pass over all steps at once repeats the inner loop.
-        previous = torch.cat([hidden[:1], states[:-1]])
+        previous = torch.cat([hidden.unsqueeze(0), states[:-1]])
         steps = torch.arange(states.shape[0], device=states.device)
         factors = equations.strengths(steps.unsqueeze(1) - 1 - steps, rule, states.dtype)
         decays = equations.decays(steps, rule, states.dtype).view(-1, 1, 1)
@@ -607,11 +628,9 @@ def _of_layer(memory: FastMemory | None, k: int) -> FastMemory | None:
     return None if memory is None else FastMemory(*(part[k] for part in memory))
 
 
-def _of_all_layers(memories: list[FastMemory]) -> FastMemory:
-    """The memories of all layers and directions in one, without a copy if there is one."""
-    if len(memories) == 1:
-        return FastMemory(*[part.unsqueeze(0) for part in memories[0]])
-    return FastMemory(*(torch.stack(parts) for parts in zip(*memories, strict=True)))
+def _in_front(memory: FastMemory) -> FastMemory:
+    """That of a layer, as it is in the state: with a dimension for all layers in front."""
+    return FastMemory(*[part.unsqueeze(0) for part in memory])
 
 
 def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
@@ -711,9 +730,9 @@ class FastWeightsRNNCell(_FastWeightsModule):
         shape = (*input.shape[:-1], self.hidden_size)
         hidden, memory = self._check_state(hx, shape, self.weight_hh)
         if input.dim() == 1:
-            hidden = hidden.unsqueeze(0)
+            hidden = None if hidden is None else hidden.unsqueeze(0)
             memory = memory and FastMemory(*(part.unsqueeze(0) for part in memory))
         sequence = input.view(1, -1, self.input_size)
         _, hidden, memory = self._recurrence(sequence, "", hidden, memory)
-        state = FastWeightsState(hidden, memory)
+        state = FastWeightsState(hidden, memory).map(lambda part: part.squeeze(0))
         return state if input.dim() == 2 else state.map(lambda part: part.squeeze(0))

@@ -503,7 +503,7 @@ def test_what_a_transform_sees_first_is_not_kept(device, transform, backend):
     if backend == "triton":
         layer, x = layer.to(device), x.to(device)
     gpu._kept.clear()
-    for cache in (cpu._Plan.cached, kernels._kept_fading):
+    for cache in (cpu.Plan.cached, kernels._kept_fading):
         cache.cache_clear()
     try:
         transform(lambda y: (layer(x)[0] * y).sum())(torch.tensor(1.0, device=x.device))

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fwrnn import FastWeightsRNN
 from fwrnn.layers import kernels
 from fwrnn.layers.associative_lstm import AssociativeLSTM
-from fwrnn.layers.kernels import associative, cpu, trial
+from fwrnn.layers.kernels import associative, cpu, operators, sequences, trial
 
 CPU = torch.device("cpu")
 
@@ -23,6 +23,9 @@ def untried(monkeypatch):
     """As at the start of a process."""
     monkeypatch.setattr(trial, "_passed", set())
     monkeypatch.setattr(trial, "_failed", set())
+    sequences._plan.cache_clear()
+    yield
+    sequences._plan.cache_clear()
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ def refused(layer, x, match):
     (lambda patch: failing(patch, TypeError("no such CPU"), name="_build"), "no such CPU"),
 ])  # fmt: skip
 def test_a_kernel_that_does_not_work_is_left_alone_and_said_so_once(monkeypatch, break_it, said):
-    cpu._Plan.cached.cache_clear()
+    cpu.Plan.cached.cache_clear()
     cpu.compiled.cache_clear()
     break_it(monkeypatch)
     message = refused(FastWeightsRNN(5, 7), torch.randn(6, 3, 5), said)
@@ -104,14 +107,13 @@ def test_a_kernel_that_does_not_work_is_left_alone_and_said_so_once(monkeypatch,
 
 
 def test_a_full_gpu_is_no_fault_of_the_kernel(monkeypatch, recwarn):
-    layer, x, backward = FastWeightsRNN(5, 7), torch.randn(6, 3, 5), cpu.backward
-    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(torch.OutOfMemoryError):
+    layer, x = FastWeightsRNN(5, 7), torch.randn(6, 3, 5)
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        failing(patch, torch.OutOfMemoryError("CUDA out of memory"))
         layer(x)
-    monkeypatch.setattr(cpu, "backward", backward)
     output, _ = layer(x)
     assert layer.form(x) == "numba" and not recwarn.list
-    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"))
+    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), sequences, "_backward")
     with pytest.raises(torch.OutOfMemoryError):  # not tried again in a form that needs more
         output.sum().backward()
 
@@ -290,7 +292,7 @@ def test_right_associative_loops_pass_at_any_size(sizes):
 
 def test_the_choice_knows_of_lengths_and_memory(monkeypatch):
     variants = []
-    monkeypatch.setattr(kernels, "_works", lambda *arguments: variants.append(arguments[-1]))
+    monkeypatch.setattr(operators, "works", lambda *arguments: variants.append(arguments[-1]))
     monkeypatch.setattr(cpu, "variant", kernels.operators.gpu.variant)
     layer, x = FastWeightsRNN(5, 7, inner_steps=2), torch.randn(6, 3, 5)
     layer.form(x)

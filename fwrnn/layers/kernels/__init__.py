@@ -8,19 +8,18 @@ before any of them, by ``steps``.
 """
 
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from fwrnn.layers import equations
 from fwrnn.layers.equations import InputWeights, SlowWeights
-from fwrnn.layers.kernels import cpu, operators, scan, trial
+from fwrnn.layers.kernels import cpu, operators, scan, sequences, trial
 from fwrnn.layers.kernels.operators import EAGER, FUSED
+from fwrnn.layers.kernels.sequences import Sequences
 from fwrnn.layers.memory import FastMemory, is_tracing
 from fwrnn.rule import BACKENDS, Rule, one_of
-
-INSTEAD = "backend='auto' takes PyTorch operations in its place, backend={!r} insists on it"
 
 
 def check(backend: str) -> None:
@@ -64,17 +63,11 @@ def choose(
         if not implementation.supports(sequence, hidden, given, slow, rule):
             continue
         variant = implementation.variant(given, slow, rule, lengths)
-        if backend == name or _works(name, sequence.device, hidden.dtype, variant):
+        if backend == name or operators.works(name, sequence.device, hidden.dtype, variant):
             return name
     return (
         "matrix" if backend == "auto" and sequence.shape[0] > 2 * hidden.shape[-1] else "attention"
     )
-
-
-@trial.constant_when_compiled
-def _works(name: str, device: torch.device, dtype: torch.dtype, variant: tuple) -> bool:
-    find_fault = partial(trial.fault_of, FUSED[name], device, dtype, variant)
-    return trial.passes(name, device, (dtype, variant), find_fault, INSTEAD)
 
 
 def recurrence(
@@ -130,10 +123,21 @@ def recurrence(
         return states, states[-1].clone(), memory
     given = None if memory is None else memory.matrix()
     observed = operators.is_observed(sequence, *inputs, hidden, given, *slow)
+    if form == "numba" and not observed:
+        parts = _parts(sequence, inputs, hidden, given, slow)
+        if found := sequences.run(parts, rule, 1.0, lengths, backend == "auto"):
+            states, hidden, memory = found
+            return states, hidden.squeeze(0), FastMemory(*(part.squeeze(0) for part in memory))
     states, hidden, written = operators.recurrence(
         form, sequence, inputs, hidden, given, slow, rule, lengths, observed
     )
     return states, hidden, _memory_after(written, given, rule, lengths, observed)
+
+
+def _parts(sequence, inputs: InputWeights, hidden, memory, slow: SlowWeights) -> Sequences:
+    weight_hh, *learned = slow
+    weight_ih, *biases = inputs
+    return Sequences(sequence, hidden, memory, weight_ih, weight_hh, *biases, *learned)
 
 
 def _exported(

@@ -15,7 +15,7 @@ import logging
 import mmap
 import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -104,8 +104,8 @@ def forward(
     states = empty(hidden, steps, batch, units)
     saved = empty(hidden, plan.saved_sizes[save])
     driven, *given = contiguous(drive.to(hidden.dtype), hidden, memory, *slow)
-    inputs = (driven, plan.by_lane(lengths), *given, states, trail, saved)
-    plan.run(0, save, inputs)
+    made = driven, plan.by_lane(lengths), None, None, None, states, trail, saved
+    plan.run(0, save, hidden, addresses((*_arrays(*given), *made)))
     return states, trail, saved if save else hidden.new_empty(0)
 
 
@@ -159,14 +159,17 @@ def backward(
     _, *learned = slow
     grad_gains = [None if gain is None else trail.new_empty(units) for gain in learned]
     by_block = empty(trail, plan.blocks, len(learned), units)
-    inputs = (
-        None, plan.by_lane(lengths), None, *contiguous(memory, *slow), None, trail.contiguous(),
-        saved.contiguous(),
-    )  # fmt: skip
+    given, states = contiguous(memory, *slow), contiguous(trail, saved)
+    made = None, plan.by_lane(lengths), None, None, None, None, *states
     grads = grad_states, grad_drive, grad_hidden, grad_memory, by_block, *grad_gains
-    plan.run(1, True, inputs, grads)
+    plan.run(1, True, trail, addresses((*_arrays(None, *given), *made)), addresses(grads))
     gain, shift, read = grad_gains
     return grad_drive, grad_hidden, grad_memory, gain, shift, read
+
+
+def _arrays(hidden, memory, weight, gain, shift, read_gain) -> tuple[Tensor | None, ...]:
+    """The first of ``cpu_loops.ARRAYS`` where the drive is made already."""
+    return None, hidden, memory, None, weight, None, None, gain, shift, read_gain
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
@@ -223,17 +226,38 @@ def few(cut: bool | int, threads: int, dtype: torch.dtype) -> int:
 
 def _plan_for(
     shape, dtype, memory, slow: SlowWeights, rule: Rule, saved: int | None = None
-) -> "_Plan":
+) -> "Plan":
     """The plan for these tensors; for backward, that by which so many numbers were ``saved``."""
+    has = memory is not None, slow.norm_weight is not None, slow.read_gain is not None
     steps, batch, units = shape
+    return plan_for(steps, batch, units, dtype, *has, rule, saved=saved)
+
+
+def plan_for(
+    steps: int,
+    batch: int,
+    units: int,
+    dtype: torch.dtype,
+    given: bool,
+    normalised: bool,
+    gained: bool,
+    rule: Rule,
+    inputs: int = 0,
+    scale: float = 1.0,
+    one_gain: bool = False,
+    saved: int | None = None,
+) -> "Plan":
+    """The plan of a call with as many threads as there are now; or, for backward, that by which so
+    many numbers were ``saved``."""
     threads, cut = torch.get_num_threads(), steps > uncut_steps(units)
     along = batch < few(cut, threads, dtype)
     chunk = cut_length(units) if cut else steps
-    has = memory is not None, slow.norm_weight is not None, slow.read_gain is not None
-    plan = _Plan.cached(*shape, dtype, chunk, *has, rule, threads, along)
+    sizes = steps, batch, units, dtype, chunk, given, normalised, gained, rule
+    others = inputs, scale, one_gain, threads
+    plan = Plan.cached(*sizes, *others, along)
     if saved is None or saved == plan.saved_sizes[True]:
         return plan
-    return _Plan.cached(*shape, dtype, chunk, *has, rule, threads, not along)  # by other threads
+    return Plan.cached(*sizes, *others, not along)  # by other threads
 
 
 @functools.cache
@@ -243,40 +267,52 @@ def lanes_of(dtype: torch.dtype) -> int:
     return simd.VECTOR_BYTES // dtype.itemsize
 
 
-class _Plan:
-    """What all calls for the same sizes and settings have in common."""
+class Plan:
+    """What all calls for the same sizes and settings have in common.
+
+    With ``inputs``, the numbers of x(t), the loops make C x and the gradients of C and W, too.
+    What they take as ``read_gain`` is multiplied by ``scale``, or is ``one_gain`` for all units.
+    """
 
     def __init__(
-        self, steps, batch, units, dtype, chunk, given, normalised, gained, rule: Rule, threads,
-        along,
+        self, steps, batch, units, dtype, chunk, given, normalised, gained, rule: Rule, inputs,
+        scale, one_gain, threads, along,
     ):  # fmt: skip
-        from fwrnn.layers.kernels import cpu_loops
+        from fwrnn.layers.kernels import cpu_loops, product_loops
 
-        counters = (0,) * len(cpu_loops.COUNTERS)
         self._arrays = len(cpu_loops.ARRAYS)
         self._lanes = lanes = lanes_of(dtype)
         count = -(-units // lanes) if along else units
         row = count * lanes
         self.loops, self.dtype = compiled("cpu_loops", dtype), dtype
         self.blocks = batch if along else -(-batch // lanes)
-        self.threads = min(threads, self.blocks)
-        self._tables = _tables(rule, chunk, cpu_loops.GROUP, dtype)
+        self._tables = (
+            *_tables(rule, max(chunk, steps), cpu_loops.GROUP, dtype),
+            torch.tensor([scale], dtype=dtype, device="cpu"),
+        )
+        tiles, sums, each, parts = _tasks(steps * batch, inputs, units, lanes, threads)
         constants = (
             cpu_loops.VERSION, along, self.blocks, steps, batch, units, count, rule.inner_steps,
             chunk,
             rule.nonlinearity == "tanh", normalised, rule.boundary == "identity",
             rule.inner_start == "previous", rule.plain_read,
             *map(address, self._tables),
+            one_gain, inputs, tiles, sums, each, parts,
         )  # fmt: skip
-        folds = given or steps > chunk
+        folds, by_products = given or steps > chunk, 0
+        if inputs:
+            by_products = product_loops.work_size(inputs, units, lanes)
         self._work_sizes = [
-            cpu_loops.work_rows(along, units, chunk, rule.inner_steps, folds, backward) * row
+            max(
+                by_products,
+                cpu_loops.work_rows(along, units, chunk, rule.inner_steps, folds, backward) * row,
+            )
             for backward in (False, True)
         ]
         # Without backward, each thread uses the same vectors again at every step.
         layouts, self.saved_sizes = [], []
         for vectors, reads, borders in (
-            (self.threads, 1, 0),
+            (min(threads, self.blocks), 1, 0),
             (self.blocks * steps, rule.inner_steps, self.blocks * ((steps - 1) // chunk)),
         ):
             normed_at = vectors * row
@@ -288,16 +324,15 @@ class _Plan:
             layouts.append((normed_at, found_at, scales_at * normalised, borders_at, end_at))
             # One number more along the units, so that the size tells the layout.
             self.saved_sizes.append(end_at + along)
-        # By loop and whether something is saved: the numbers that it is called with.
-        self._numbers = [
-            [
-                array("q", (*counters, *constants, save, *layouts[save], work_size))
-                for save in (0, 1)
-            ]
-            for work_size in self._work_sizes
+        numbers = dict.fromkeys(cpu_loops.COUNTERS, 0)
+        numbers |= dict(zip(cpu_loops.CONSTANTS, constants, strict=True))
+        # By loop and whether something is saved: what to call it with, and how many threads.
+        self._calls = [
+            [_stages(which, numbers, (save, *layouts[save], work_size), threads) for save in (0, 1)]
+            for which, work_size in enumerate(self._work_sizes)
         ]
 
-    cached = functools.lru_cache(maxsize=256)(lambda *key: _Plan(*key))
+    cached = functools.lru_cache(maxsize=256)(lambda *key: Plan(*key))
 
     def by_lane(self, lengths: Tensor | None) -> Tensor | None:
         """Lengths as the loops compare them: numbers of the states' type, 0 in idle lanes."""
@@ -307,11 +342,48 @@ class _Plan:
         padded[: len(lengths)] = lengths
         return padded
 
-    def run(self, which: int, save: bool, inputs: tuple, grads: tuple = ()) -> None:
-        """Run loop 0 (forward) or 1 (backward); arrays in the order of ``cpu_loops.ARRAYS``."""
-        work = inputs[-1].new_empty(self.threads * self._work_sizes[which])
-        numbers, tensors = self._numbers[which][save], (*inputs, work, *grads)
-        call(self.loops[which], numbers, tensors, self._arrays, self.threads)
+    def run(
+        self, which: int, save: bool, like: Tensor, given: list[int], grads: Sequence[int] = ()
+    ) -> None:
+        """Run loop 0 (forward) or 1 (backward) with the addresses of what lies before ``work`` in
+        ``cpu_loops.ARRAYS``, and of what lies behind it."""
+        calls = self._calls[which][save]
+        work = like.new_empty(max(team for _, team in calls) * self._work_sizes[which])
+        places = array("q", (*given, work.data_ptr(), *grads))
+        places.extend([0] * (self._arrays - len(places)))
+        for numbers, team in calls:
+            argument = numbers + places
+            run_team(self.loops[which], argument.buffer_info()[0], team)
+
+
+def _tasks(rows: int, inputs: int, units: int, lanes: int, threads: int) -> tuple[int, ...]:
+    """Of how many tiles the drive is made, of how many sums the gradients of C and W, and of these
+    how many rows each has, in how many parts."""
+    if not inputs:
+        return 0, 0, 0, 0
+    panels = -(-(inputs + 1 + units) // lanes)  # one column more has the sums of biases
+    # In parts where there are too few panels for all threads, of at least 8 rows each.
+    parts = min(-(-2 * threads // panels), -(-units // 8))
+    each = -(-units // parts)
+    parts = -(-units // each)
+    return -(-rows // lanes), panels * parts, each, parts
+
+
+def _stages(which: int, numbers: dict, rest: tuple, threads: int) -> list[tuple[array, int]]:
+    """The calls that a pass takes, each with what it begins with and the threads of its team.
+
+    One; or a second for the products if for the sequences not all threads are needed, which would
+    have to be awake all the while.
+    """
+    blocks = numbers["blocks"]
+    if not numbers["tiles"]:
+        stages = [({}, min(threads, blocks))]
+    elif blocks >= threads:
+        stages = [({}, threads)]
+    else:
+        stages = [({"blocks": 0}, threads), ({"tiles": 0, "sums": 0}, blocks)]
+    ordered = reversed(stages) if which else stages
+    return [(array("q", (*(numbers | changed).values(), *rest)), team) for changed, team in ordered]
 
 
 def _tables(rule: Rule, chunk: int, zeros: int, dtype) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,9 @@ Past ``chunk`` steps the memory is folded into a matrix, and attention starts an
 chunk: A(t) = λ^j A(chunk's start) + Σ of the chunk's own states. So time and memory grow with T,
 not T², and λ is never divided by. With one chunk this is the attention form of equation 4.
 
+The products of all steps, C x before the recurrence and the gradients of C and W behind it, are
+taken from one list by all threads, who wait for its end before they go on: ``product_loops``.
+
 A lane whose sequence has ended keeps its state. It goes through the same instructions as the others
 with zeros in the place of its drive, so that nothing in it can become infinite.
 
@@ -23,26 +26,30 @@ from numba import carray, cfunc
 
 from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_vectors as v
+from fwrnn.layers.kernels import product_loops as products
 from fwrnn.layers.kernels import simd
 from fwrnn.layers.kernels.cpu_vectors import GROUP
 from fwrnn.layers.kernels.simd import broadcast, inner, load, once, store
 
 # What a call passes to the loops, each a 64-bit integer: counters that the threads share, sizes and
 # switches, and the addresses of arrays, 0 for none.
-COUNTERS = ("next_block", "next_slot", "blocks_done")
+COUNTERS = ("next_block", "next_slot", "blocks_done", "next_tile", "tiles_done", "next_sum")
 CONSTANTS = (
     "version", "along", "blocks", "steps", "batch", "units", "count", "inner_steps", "chunk",
-    "tanh", "layer_norm", "identity", "previous", "plain", "powers", "strengths",
+    "tanh", "layer_norm", "identity", "previous", "plain", "powers", "strengths", "scale",
+    "one_gain", "inputs", "tiles", "sums", "each", "parts",
 )  # fmt: skip
+# ``scale``, of read_gain, is an address too. There are ``tiles`` of C x, and ``sums`` behind it.
 SIZES = ("save", "normed_at", "found_at", "scales_at", "borders_at", "end_at", "work_size")
 ARRAYS = (
-    "drive", "lengths", "hidden", "memory", "weight", "gain", "shift", "read_gain",
-    "states", "trail", "saved", "work",
+    "sequence", "hidden", "memory", "weight_ih", "weight", "bias_ih", "bias_hh", "gain", "shift",
+    "read_gain", "drive", "lengths", "last", "left", "fade", "states", "trail", "saved", "work",
     "grad_states", "grad_drive", "grad_hidden", "grad_memory",
     "by_block", "grad_gain", "grad_shift", "grad_read_gain",
+    "grad_sequence", "grad_weight_ih", "grad_weight_hh", "grad_bias_ih", "grad_bias_hh",
 )  # fmt: skip
 LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *SIZES, *ARRAYS)
-VERSION = simd.version_of(__file__, v.__file__, equations.__file__)
+VERSION = simd.version_of(__file__, products.__file__, v.__file__, equations.__file__)
 
 
 def work_rows(
@@ -50,7 +57,7 @@ def work_rows(
 ) -> int:
     """Rows of the ``work`` array of one thread: see the two blocks' loops."""
     past = chunk + 1 + GROUP
-    constants = along * (units + 3)
+    constants = along * units + 3
     if not backward:
         return constants + past + 2 + matrix * units
     return constants + 2 * past + 10 + matrix * (3 * units + 2 * chunk * inner_steps)
@@ -60,16 +67,22 @@ def work_rows(
 def _constants(c, kind, slot, transposed):
     """What is learned, as arrays: W, and the gain, the shift and the gain of what is read.
 
-    Along the units they are copies, padded, at the end of the thread's work, and W has the rows
-    that ``combine`` asks for: those of Wᵀ for W h.
+    The latter is a scaled copy at the end of the thread's work. Along the units all are copies,
+    padded, and W has the rows that ``combine`` asks for: those of Wᵀ for W h.
     """
     weight, gain, shift = v.array(c.weight, kind), v.array(c.gain, kind), v.array(c.shift, kind)
-    read_gain = v.array(c.read_gain, kind)
-    if not c.along:
-        return weight, gain, shift, read_gain
     lanes = simd.width(weight)
     row, size = c.count * lanes, simd.VECTOR_BYTES // lanes
     end = c.work + (slot + 1) * c.work_size * size
+    read_gain = v.array(end - row * size, kind)
+    if c.read_gain:
+        source, scale = v.array(c.read_gain, kind), v.array(c.scale, kind)[0]
+        for i in range(c.units):
+            read_gain[i] = scale * source[0 if c.one_gain else i]
+        for i in range(c.units, c.along * row):
+            read_gain[i] = 0
+    if not c.along:
+        return weight, gain, shift, read_gain
     padded = v.array(end - (c.units + 3) * row * size, kind)
     if transposed:
         v.transpose_square(weight, 0, c.units, c.units, padded, 0, row)
@@ -79,9 +92,7 @@ def _constants(c, kind, slot, transposed):
     if c.layer_norm:
         v.pad(gain, 0, c.units, gains, 0)
         v.pad(shift, 0, c.units, gains, row)
-    if c.read_gain:
-        v.pad(read_gain, 0, c.units, gains, 2 * row)
-    return padded, gains, v.array(end - 2 * row * size, kind), v.array(end - row * size, kind)
+    return padded, gains, v.array(end - 2 * row * size, kind), read_gain
 
 
 @inner
@@ -103,6 +114,40 @@ def _take_memory(c, kind, first, sequences, transposed, work, matrix):
         v.transpose_square(memory, start, units, units, work, matrix, row)
     else:
         v.pad_rows(memory, start, units, units, work, matrix, row)
+
+
+@once
+def _drive_tile(c, kind, slot, tile):
+    """Some rows of the drive, C x + biases."""
+    work = v.array(c.work, kind)
+    products.times(
+        kind, c.steps * c.batch, c.inputs, c.units, tile, c.sequence, c.weight_ih, c.inputs, 1,
+        (c.bias_ih, c.bias_hh), c.drive, work, slot * c.work_size,
+    )  # fmt: skip
+
+
+@once
+def _sum_or_tile(c, kind, slot, task):
+    """A part of the gradients of C, W and the biases, and then some rows of the sequence's."""
+    work = v.array(c.work, kind)
+    if task < c.sums:
+        products.contract(c, kind, task, work, slot * c.work_size)
+    else:
+        products.times(
+            kind, c.steps * c.batch, c.units, c.inputs, task - c.sums, c.grad_drive, c.weight_ih,
+            1, c.inputs, (0, 0), c.grad_sequence, work, slot * c.work_size,
+        )  # fmt: skip
+
+
+@inner
+def _put_rest(c, kind, first, sequences):
+    """What is left of each state, and of a memory before the first, as the tables have it."""
+    left, fade = v.array(c.left, kind), v.array(c.fade, kind)
+    powers, strengths = v.array(c.powers, kind), v.array(c.strengths, kind)
+    for k in range(first, first + sequences):
+        for t in range(c.steps):
+            left[k * c.steps + t] = strengths[GROUP - 1 + c.steps - 1 - t]
+        fade[k] = powers[c.steps]
 
 
 @inner
@@ -130,12 +175,17 @@ def _forward_block(c, kind, constants, block, slot):
     query = past + (chunk + 1 + GROUP) * row
     matrix = query + 2 * row
     newest = GROUP - 1  # where ``strengths`` starts for an age of 0
-    v.take(along, v.array(c.hidden, kind), first * units, units, sequences, work, past)
+    if c.hidden:
+        v.take(along, v.array(c.hidden, kind), first * units, units, sequences, work, past)
+    else:
+        v.clear(work, past, count)
     v.put(along, work, past, units, sequences, trail, first * units)
     if c.memory:
         _take_memory(c, kind, first, sequences, True, work, matrix)
     if along and c.save and not block:
         saved[c.end_at] = 0
+    if c.left:
+        _put_rest(c, kind, first, sequences)
     for t in range(c.steps):
         j = t % chunk
         if t and not j:
@@ -202,6 +252,8 @@ def _forward_block(c, kind, constants, block, slot):
             v.stop(_running(c, kind, first, t), work, new, previous, count)
         v.put(along, work, new, units, sequences, v.array(c.states, kind), step * units)
         v.put(along, work, new, units, sequences, trail, (step + c.batch) * units)
+        if c.last and t == c.steps - 1:
+            v.put(along, work, new, units, sequences, v.array(c.last, kind), first * units)
 
 
 @once
@@ -338,7 +390,8 @@ def _backward_block(c, kind, constants, block, slot):
                 along, work, grad_matrix, broadcast(powers, steps), lefts, rights,
                 powers, 0, 0, steps * c.inner_steps, count, units,
             )  # fmt: skip
-    v.put(along, work, carry, units, sequences, v.array(c.grad_hidden, kind), first * units)
+    if c.grad_hidden:
+        v.put(along, work, carry, units, sequences, v.array(c.grad_hidden, kind), first * units)
     if c.memory:
         _put_matrix(c, work, grad_matrix, first, sequences, v.array(c.grad_memory, kind))
     if c.layer_norm or c.read_gain:
@@ -350,7 +403,7 @@ def _backward_block(c, kind, constants, block, slot):
 
 
 @inner
-def sum_blocks(c, kind, address, rows, which):
+def sum_blocks(c, kind, address, rows, which, scale=1):
     """The sum over all blocks, always in their order, of one of the ``rows`` each has of units."""
     if address:
         target, by_block = v.array(address, kind), v.array(c.by_block, kind)
@@ -358,7 +411,7 @@ def sum_blocks(c, kind, address, rows, which):
             found = by_block[which * c.units + u]
             for block in range(1, c.blocks):
                 found += by_block[(block * rows + which) * c.units + u]
-            target[u] = found
+            target[u] = found * scale
 
 
 def build(kind, cache: bool):
@@ -375,19 +428,35 @@ def _loop(kind, cache: bool, version: int, back: bool):
     def run(address):
         c = carray(address, 1)[0]
         counters = carray(simd.as_integers(address), len(COUNTERS))
-        slot, block = simd.claim(counters, 1), simd.claim(counters, 0)
+        slot = simd.claim(counters, 1)
         if c.version != version:
             return
-        constants = _constants(c, kind, slot, not back)
-        while block < c.blocks:
-            if not back:
-                _forward_block(c, kind, constants, block, slot)
-            else:
-                _backward_block(c, kind, constants, block, slot)
-                if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
-                    sum_blocks(c, kind, c.grad_gain, 3, 0)
-                    sum_blocks(c, kind, c.grad_shift, 3, 1)
-                    sum_blocks(c, kind, c.grad_read_gain, 3, 2)
-            block = simd.claim(counters, 0)
+        if not back and c.tiles:
+            tile = simd.claim(counters, 3)
+            while tile < c.tiles:
+                _drive_tile(c, kind, slot, tile)
+                simd.claim(counters, 4)
+                tile = simd.claim(counters, 3)
+            simd.wait(counters, 4, c.tiles)
+        block = simd.claim(counters, 0)
+        if block < c.blocks:
+            constants = _constants(c, kind, slot, not back)
+            while block < c.blocks:
+                if not back:
+                    _forward_block(c, kind, constants, block, slot)
+                else:
+                    _backward_block(c, kind, constants, block, slot)
+                    if simd.claim(counters, 2) == c.blocks - 1:  # the last block is done
+                        scale = v.array(c.scale, kind)[0]
+                        sum_blocks(c, kind, c.grad_gain, 3, 0)
+                        sum_blocks(c, kind, c.grad_shift, 3, 1)
+                        sum_blocks(c, kind, c.grad_read_gain, 3, 2, scale)
+                block = simd.claim(counters, 0)
+        if back and c.sums:
+            simd.wait(counters, 2, c.blocks)
+            task = simd.claim(counters, 5)
+            while task < c.sums + (c.tiles if c.grad_sequence else 0):
+                _sum_or_tile(c, kind, slot, task)
+                task = simd.claim(counters, 5)
 
     return run

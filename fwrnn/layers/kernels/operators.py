@@ -12,15 +12,17 @@ the time of a small layer, and with it the products before and after the recurre
 """
 
 import sys
+from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwrnn.layers.equations import InputWeights, SlowWeights, may_be_dual
-from fwrnn.layers.kernels import cpu, eager, gpu, products
+from fwrnn.layers.kernels import cpu, eager, gpu, trial
 from fwrnn.layers.kernels.trial import constant_when_compiled
 from fwrnn.layers.memory import FastMemory, is_tracing
 from fwrnn.rule import Rule
@@ -72,7 +74,7 @@ def recurrence(
         try:
             if save:
                 return _Layer.apply(sequence, *inputs, *given, form, rule)
-            drive = _drive(form, sequence, inputs)
+            drive = inputs.drive(sequence)
             states, trail, _ = _forward(drive, hidden, memory, slow, lengths, form, rule, save)
             return _outputs(states, trail)
         except torch.OutOfMemoryError:
@@ -101,9 +103,42 @@ def _survey(tensors: list[Tensor]) -> tuple[bool, bool]:
     return alike, back and torch.is_grad_enabled()
 
 
-def _drive(form: str, sequence: Tensor, inputs: InputWeights) -> Tensor:
-    """C x(t) + biases, without autograd, for a fused form. (T, B, I) → (T, B, H)."""
-    return products.times(form, sequence, inputs.weight_ih, inputs.bias())
+def plain(tensors: Iterable[Any]) -> tuple[tuple, tuple, list[int]] | None:
+    """Tensors, or None, as loops on the CPU take them: contiguous; their shapes and addresses.
+
+    None unless all are plain tensors there, of the first one's kind, and nobody looks on.
+    """
+    first = next(iter(tensors))
+    if (
+        type(first) not in PLAIN
+        or is_observed(first)
+        or may_be_dual()
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return None
+    dtype, shapes, addresses = first.dtype, [], []
+    for x in tensors:
+        if x is None:
+            shapes.append(None)
+            addresses.append(0)
+        elif type(x) not in PLAIN or x.dtype is not dtype or not x.is_cpu or x.is_neg():
+            return None
+        elif not x.is_contiguous():
+            return plain(tuple(y if y is None else y.contiguous() for y in tensors))
+        else:
+            shapes.append(x.shape)
+            addresses.append(x.data_ptr() or cpu.address(x))
+    return tuple(tensors), tuple(shapes), addresses
+
+
+@constant_when_compiled
+def works(form: str, device: torch.device, dtype: torch.dtype, variant: tuple) -> bool:
+    """Whether a fused form passes its trial."""
+    find_fault = partial(trial.fault_of, FUSED[form], device, dtype, variant)
+    return trial.passes(form, device, (dtype, variant), find_fault, INSTEAD)
+
+
+INSTEAD = "backend='auto' takes PyTorch operations in its place, backend={!r} insists on it"
 
 
 def is_observed(first: Tensor, *others: Tensor | None) -> bool:
@@ -160,7 +195,7 @@ def _constants(rule: Rule) -> tuple[float, float, int, str, str, str, bool]:
     )  # fmt: skip
 
 
-def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> tuple[Tensor]:
+def eager_states(form, rule, lengths, drive, hidden, memory, *slow) -> tuple[Tensor]:
     """The states in PyTorch's operations; what they are differentiated by comes last."""
     given = FastMemory.empty(hidden) if memory is None else FastMemory.from_matrix(memory)
     return EAGER[form](drive, hidden, given, SlowWeights(*slow), rule, lengths)[:1]
@@ -168,7 +203,7 @@ def _eager(form, rule, lengths, drive, hidden, memory, *slow) -> tuple[Tensor]:
 
 def _eager_layer(rule, lengths, sequence, weight_ih, bias_ih, bias_hh, *given) -> tuple[Tensor]:
     drive = InputWeights(weight_ih, bias_ih, bias_hh).drive(sequence)
-    return _eager("attention", rule, lengths, drive, *given)
+    return eager_states("attention", rule, lengths, drive, *given)
 
 
 def _forward(
@@ -190,7 +225,7 @@ def _forward(
                 "have as many rows as the state has units"
             )
         return FUSED[form].forward(drive, hidden, memory, slow, rule, lengths, save)
-    (states,) = _eager(form, rule, lengths, drive, hidden, memory, *slow)
+    (states,) = eager_states(form, rule, lengths, drive, hidden, memory, *slow)
     return states, torch.cat([hidden.unsqueeze(0), states]), hidden.new_empty(0)
 
 
@@ -220,7 +255,7 @@ def _backward(
 ) -> list[Tensor]:
     """The gradients of drive, hidden, memory and slow weights; for what is None there is none."""
     if form in EAGER:
-        compute = partial(_eager, form, rule, lengths)
+        compute = partial(eager_states, form, rule, lengths)
         grads = pulled_back(compute, [drive, trail[0], memory, *slow], (grad_states,))
         return [grad.contiguous() for grad in grads if grad is not None]
     implementation = FUSED[form]
@@ -274,7 +309,7 @@ class _Layer(torch.autograd.Function):
     def forward(ctx, sequence, weight_ih, bias_ih, bias_hh, hidden, memory, *others):
         *slow, lengths, form, rule = others
         inputs = InputWeights(weight_ih, bias_ih, bias_hh)
-        drive = _drive(form, sequence, inputs)
+        drive = inputs.drive(sequence)
         states, trail, saved = _forward(
             drive, hidden, memory, SlowWeights(*slow), lengths, form, rule, True
         )
@@ -311,13 +346,11 @@ class _Layer(torch.autograd.Function):
         previous = trail[:-1].flatten(0, 1)
         grad_sequence = None
         if ctx.needs_input_grad[0]:
-            grad_sequence = products.times(ctx.form, grad_drive, weight_ih.t())
-        grad_weight_ih, grad_weight_hh, grad_bias = products.contract(
-            ctx.form, by_row, rows, previous
-        )
+            grad_sequence = grad_drive @ weight_ih
+        grad_weight_hh, grad_bias = by_row.t() @ previous, by_row.sum(0)
         return (
             grad_sequence,
-            grad_weight_ih,
+            by_row.t() @ rows,
             None if bias_ih is None else grad_bias,
             None if bias_hh is None else grad_bias.clone(),  # as callers may change one in place
             grad_hidden, grad_memory, grad_weight_hh, *grad_gains,
@@ -377,7 +410,9 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
     """The gradients of drive, hidden, memory and the slow weights."""
     *inputs, lengths, trail, saved = ctx.saved_tensors
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return pulled_back(partial(_eager, "attention", ctx.rule, lengths), inputs, (grad_states,))
+        return pulled_back(
+            partial(eager_states, "attention", ctx.rule, lengths), inputs, (grad_states,)
+        )
     drive, _, memory, *slow = inputs
     known = saved, trail, grad_states, drive, memory
     if is_observed(grad_states):
@@ -390,7 +425,7 @@ def _gradients(ctx, grad_states: Tensor) -> list[Tensor | None]:
             raise
         except RuntimeError:
             # Gradients in a batch, as Jacobians ask for, have no addresses; PyTorch says so.
-            compute = partial(_eager, "attention", ctx.rule, lengths)
+            compute = partial(eager_states, "attention", ctx.rule, lengths)
             return pulled_back(compute, inputs, (grad_states,))
     each = iter(found)
     return [None if x is None else next(each) for x in inputs]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import address_of_symbol
 from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
@@ -407,6 +408,50 @@ def claim(typing, counters, index):
         return builder.atomic_rmw("add", pointer, one, "acq_rel")
 
     return types.int64(counters, types.intp), generate
+
+
+@intrinsic
+def _seen(typing, counters, index):
+    """``counters[index]``, and with it what was written before the claims that made it so."""
+
+    def generate(context, builder, signature, arguments):
+        integer = context.get_value_type(counters.dtype)
+        pointer = _pointer(context, builder, counters, *arguments, integer)
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(counters, types.intp), generate
+
+
+@intrinsic
+def _let_others_run(typing):
+    """Give the processor to a thread that waits for one, where the C library offers that."""
+
+    def generate(context, builder, signature, arguments):
+        if YIELD is not None:
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, YIELD), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+YIELD = next(filter(address_of_symbol, ("sched_yield",)), None)
+
+
+@inner
+def wait(counters, index, count):
+    """Until others, whose work is going on, have claimed ``counters[index]`` so often.
+
+    They may be without a processor, if there are more threads than those.
+    """
+    turns = 0
+    while _seen(counters, index) < count:
+        turns += 1
+        if turns > SOON:
+            _let_others_run()
+
+
+SOON = 1000  # turns of a wait that are cheaper than asking the system
 
 
 @intrinsic

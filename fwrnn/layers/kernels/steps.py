@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwrnn.layers.equations import SlowWeights, may_be_dual
-from fwrnn.layers.kernels import cpu, eager, trial
-from fwrnn.layers.kernels.operators import PLAIN, is_observed, pulled_back
+from fwrnn.layers.equations import SlowWeights
+from fwrnn.layers.kernels import cpu, eager, operators, trial
+from fwrnn.layers.kernels.operators import is_observed, pulled_back
 from fwrnn.layers.memory import FastMemory
 from fwrnn.rule import Rule
 
@@ -225,29 +225,11 @@ class _Call(NamedTuple):
 
 def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
     """None unless all are plain tensors of one kind and fitting shapes, and nobody looks."""
-    input = step.input
-    if (
-        type(input) not in PLAIN
-        or is_observed(input)
-        or may_be_dual()
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if (plain := operators.plain(step)) is None:
         return None
-    dtype, shapes, addresses = input.dtype, [], []
-    for x in step:
-        if x is None:
-            shapes.append(None)
-            addresses.append(0)
-        elif type(x) not in PLAIN or x.dtype is not dtype or not x.is_cpu or x.is_neg():
-            return None
-        elif not x.is_contiguous():
-            step = Step(*(y if y is None else y.contiguous() for y in step))
-            return _call_for(step, rule, scale)
-        else:
-            shapes.append(x.shape)
-            addresses.append(x.data_ptr() or cpu.address(x))
-    plan = _plan(rule, scale, dtype, tuple(shapes))
-    return plan and _Call(plan, step, addresses)
+    tensors, shapes, addresses = plain
+    plan = _plan(rule, scale, tensors[0].dtype, shapes)
+    return plan and _Call(plan, Step(*tensors), addresses)
 
 
 def _forward(call: _Call, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
