@@ -7,12 +7,11 @@ programs call the eager forms through it too: as loops over time they would be c
 every length.
 
 The schema has no place for ``SlowWeights`` and ``Rule``, so it names their parts. Where nobody
-looks, an ``autograd.Function`` does the same without the operator's overhead, which is a third of
-the time of a small layer, and with it the products before and after the recurrence.
+looks, an ``autograd.Function`` does the same without the operator's overhead, and with it the
+products before and after the recurrence; on a CPU ``sequences`` does.
 """
 
 import sys
-from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -103,12 +102,13 @@ def _survey(tensors: list[Tensor]) -> tuple[bool, bool]:
     return alike, back and torch.is_grad_enabled()
 
 
-def plain(tensors: Iterable[Any]) -> tuple[tuple, tuple, list[int]] | None:
-    """Tensors, or None, as loops on the CPU take them: contiguous; their shapes and addresses.
+def plain(parts: Any) -> tuple[Any, tuple, list[int]] | None:
+    """A named tuple of tensors, and None, as loops on the CPU take them: contiguous. And what they
+    have of shapes and addresses.
 
     None unless all are plain tensors there, of the first one's kind, and nobody looks on.
     """
-    first = next(iter(tensors))
+    first = parts[0]
     if (
         type(first) not in PLAIN
         or is_observed(first)
@@ -117,18 +117,18 @@ def plain(tensors: Iterable[Any]) -> tuple[tuple, tuple, list[int]] | None:
     ):
         return None
     dtype, shapes, addresses = first.dtype, [], []
-    for x in tensors:
+    for x in parts:
         if x is None:
             shapes.append(None)
             addresses.append(0)
         elif type(x) not in PLAIN or x.dtype is not dtype or not x.is_cpu or x.is_neg():
             return None
         elif not x.is_contiguous():
-            return plain(tuple(y if y is None else y.contiguous() for y in tensors))
+            return plain(type(parts)(*(y if y is None else y.contiguous() for y in parts)))
         else:
             shapes.append(x.shape)
             addresses.append(x.data_ptr() or cpu.address(x))
-    return tuple(tensors), tuple(shapes), addresses
+    return parts, tuple(shapes), addresses
 
 
 @constant_when_compiled

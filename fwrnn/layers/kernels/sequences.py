@@ -92,8 +92,7 @@ def _call_for(
     """None unless all are plain tensors of one kind and fitting shapes, and nobody looks."""
     if (plain := operators.plain(parts)) is None:
         return None
-    tensors, shapes, addresses = plain
-    parts = Sequences(*tensors)
+    parts, shapes, addresses = plain
     plan = _plan(rule, scale, parts.input.dtype, shapes, torch.get_num_threads(), tried)
     if plan is None:
         return None
@@ -258,8 +257,7 @@ class _Pass(torch.autograd.Function):
         if addresses != ctx.addresses or not alike:  # it was elsewhere meanwhile, or converted
             if (plain := operators.plain(parts)) is None:
                 raise RuntimeError("not what the loops were called with")
-            tensors, _, addresses = plain
-            parts = Sequences(*tensors)
+            parts, _, addresses = plain
         return _Call(ctx.plan, parts, addresses, lengths, trail, trail)
 
 

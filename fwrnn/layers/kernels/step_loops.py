@@ -4,7 +4,8 @@ Equations: ``fwrnn.layers.equations``; what a step is made of: ``cpu_vectors``, 
 ``along`` its units. Where ``cpu_loops`` runs whole sequences from a matrix, this goes on from a
 memory as it was written (``fwrnn.layers.memory``) and makes the next one, by appending the new
 state or, if it ``folds``, by summing all into a matrix. The products C x and W h are in it too,
-straight from the rows of C and W: as one call for each, they would take longer than the rest.
+straight from the rows of C and W, as those of the way back are: as a call of PyTorch's for each,
+they would take longer than the rest.
 
 Rows of padded numbers are ``row`` apart. A name that ends in ``_at`` is where something starts.
 """
@@ -15,16 +16,17 @@ from fwrnn.layers import equations
 from fwrnn.layers.kernels import cpu_loops, simd
 from fwrnn.layers.kernels import cpu_vectors as v
 from fwrnn.layers.kernels.cpu_vectors import GROUP
-from fwrnn.layers.kernels.simd import inner, load, once, store
+from fwrnn.layers.kernels.simd import broadcast, fma, inner, load, once, store
 
-COUNTERS = ("next_block", "next_slot", "blocks_done")
+COUNTERS = ("next_block", "next_slot", "blocks_done", "next_sum")
 # ``past`` states were written before. ``wide`` is the numbers in the padded rows of C.
 CONSTANTS = (
     "version", "inner_steps", "tanh", "identity", "previous", "plain", "rule",
-    "blocks", "inputs", "units", "count", "wide", "past", "folds", "one_gain", "save",
+    "blocks", "inputs", "units", "count", "wide", "past", "folds", "one_gain", "sums", "save",
     "work_size", "saved_size",
 )  # fmt: skip
-# ``rule`` is λ, η and the scale of read_gain, and a 1. The bracket is given, or made here.
+# ``rule`` is λ, η and the scale of read_gain, and a 1. The bracket is given, or made here, and then
+# there are ``sums`` of the gradients of C and W, too.
 ARRAYS = (
     "work", "input", "hidden", "written", "strengths", "folded", "fade",
     "weight_ih", "weight_hh", "bias_ih", "bias_hh", "gain", "shift", "read_gain",
@@ -32,7 +34,8 @@ ARRAYS = (
     "saved", "bracket",
     "grad_new_hidden", "grad_new_written", "grad_new_folded",
     "grad_bracket", "grad_hidden", "grad_written", "grad_folded",
-    "by_block", "grad_gain", "grad_shift", "grad_read_gain", "grad_bias",
+    "by_block", "grad_gain", "grad_shift", "grad_read_gain", "grad_bias_ih", "grad_bias_hh",
+    "grad_input", "grad_weight_ih", "grad_weight_hh",
 )  # fmt: skip
 SHARED = 4  # vectors whose gradients are summed over the sequences
 LOOP = simd.loop_type(*COUNTERS, *CONSTANTS, *ARRAYS)
@@ -317,7 +320,7 @@ def _backward_block(c, kind, block, slot):
     work, saved = v.array(c.work, kind), v.array(c.saved, kind)
     lanes, units, count = simd.width(work), c.units, c.count
     row = count * lanes
-    constants, _, weights, past = _places(c, work, slot)
+    constants, edged, weights, past = _places(c, work, slot)
     gain, shift, read_gain = _learned(c, kind, constants)
     rows = (c.past + 1 + GROUP) * row
     grad_past = past + rows
@@ -383,10 +386,10 @@ def _backward_block(c, kind, block, slot):
             v.scale(work, grad_found, fade, work, lefts + s * row, count)
         v.copy(work, grad_query, work, grad, count)
         answer = asked
-    if c.previous:
-        v.put(True, work, grad, units, 1, v.array(c.grad_hidden, kind), block * units)
-    else:
+    if not c.previous:
         v.activate_back(work, answer, grad, grad_bracket, count, c.tanh)
+        v.clear(work, grad, count)
+    _put_products(c, kind, block, work, grad, grad_bracket, edged)
     v.put(True, work, grad_bracket, units, 1, v.array(c.grad_bracket, kind), block * units)
     if c.grad_written:
         target, start = v.array(c.grad_written, kind), block * c.past * units
@@ -398,6 +401,74 @@ def _backward_block(c, kind, block, slot):
         v.scale(work, totals + 2 * row, scale, work, totals + 2 * row, count)
         v.copy(work, grad_bracket, work, totals + 3 * row, count)
         v.put_rows(work, totals, row, SHARED, units, by_block, block * SHARED * units)
+
+
+@inner
+def _put_products(c, kind, block, work, carry, grad_bracket, place):
+    """The gradients of the input and of h; of the latter a part is at ``carry`` already."""
+    if c.grad_input:
+        _back_through(v.array(c.weight_ih, kind), c.units, c.inputs, work, grad_bracket, place)
+        v.put(True, work, place, c.inputs, 1, v.array(c.grad_input, kind), block * c.inputs)
+    if c.grad_hidden:
+        if c.sums:
+            weight = v.array(c.weight_hh, kind)
+            _back_through(weight, c.units, c.units, work, grad_bracket, place)
+            for i in range(c.units):
+                work[carry + i] += work[place + i]
+        v.put(True, work, carry, c.units, 1, v.array(c.grad_hidden, kind), block * c.units)
+
+
+@inner
+def _back_through(matrix, rows, columns, work, x_at, to):
+    """Mᵀ x for one sequence, at ``to``, from the rows of M as they are."""
+    lanes = simd.width(work)
+    whole = columns >= lanes
+    for first in range(0, columns * whole, lanes):
+        j = min(first, columns - lanes)  # the last register has some columns again
+        a, b, c, d = simd.zeros_4(work)
+        for i in range(0, rows // 4 * 4, 4):
+            at, x = i * columns + j, x_at + i
+            a = fma(load(matrix, at), broadcast(work, x), a)
+            b = fma(load(matrix, at + columns), broadcast(work, x + 1), b)
+            c = fma(load(matrix, at + 2 * columns), broadcast(work, x + 2), c)
+            d = fma(load(matrix, at + 3 * columns), broadcast(work, x + 3), d)
+        for i in range(rows // 4 * 4, rows):
+            a = fma(load(matrix, i * columns + j), broadcast(work, x_at + i), a)
+        store(work, to + j, (a + b) + (c + d))
+    for j in range(0 if whole else columns):
+        work[to + j] = 0
+        for i in range(rows):
+            work[to + j] += matrix[i * columns + j] * work[x_at + i]
+
+
+@once
+def _sum_rows(c, kind, task):
+    """Four rows of the gradients of C and W, over all sequences."""
+    _outer(c, kind, task * 4, c.inputs, c.input, c.grad_weight_ih)
+    _outer(c, kind, task * 4, c.units, c.hidden, c.grad_weight_hh)
+
+
+@inner
+def _outer(c, kind, first, columns, given, target):
+    """Four rows of Gᵀ X: G are the brackets' gradients, X is what is ``given``, or zeros."""
+    grads, right, out = v.array(c.grad_bracket, kind), v.array(given, kind), v.array(target, kind)
+    lanes, units, batch = simd.width(out), c.units, c.blocks if given else 0
+    if columns < lanes or units < 4:
+        for i in range(first, min(first + 4, units)):
+            for j in range(columns):
+                found = out.dtype.type(0)
+                for b in range(batch):
+                    found += grads[b * units + i] * right[b * columns + j]
+                out[i * columns + j] = found
+        return
+    first = min(first, units - 4)  # the last task has some rows again, and a register some columns
+    for at in range(0, columns, lanes):
+        j = min(at, columns - lanes)
+        rows = simd.zeros_4(out)
+        for b in range(batch):
+            vector = load(right, b * columns + j)
+            rows = simd.fma_broadcast(rows, grads, b * units + first, 1, vector)
+        simd.store_rows(out, first * columns + j, columns, rows)
 
 
 @inner
@@ -459,7 +530,14 @@ def _loop(kind, cache: bool, version: int, back: bool):
                     cpu_loops.sum_blocks(c, kind, c.grad_gain, SHARED, 0)
                     cpu_loops.sum_blocks(c, kind, c.grad_shift, SHARED, 1)
                     cpu_loops.sum_blocks(c, kind, c.grad_read_gain, SHARED, 2)
-                    cpu_loops.sum_blocks(c, kind, c.grad_bias, SHARED, 3)
+                    cpu_loops.sum_blocks(c, kind, c.grad_bias_ih, SHARED, 3)
+                    cpu_loops.sum_blocks(c, kind, c.grad_bias_hh, SHARED, 3)
             block = simd.claim(counters, 0)
+        if back and c.sums:
+            simd.wait(counters, 2, c.blocks)
+            task = simd.claim(counters, 3)
+            while task < c.sums:
+                _sum_rows(c, kind, task)
+                task = simd.claim(counters, 3)
 
     return run

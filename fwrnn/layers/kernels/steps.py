@@ -58,13 +58,13 @@ def run(step: Step, rule: Rule, scale: float) -> tuple[Tensor, FastMemory] | Non
     try:
         if (call := _call_for(step, rule, scale)) is None:
             return None
-        plan, step, _ = call
+        plan, step, _, strengths, fade = call
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in step):
             if step.fade is not None and (step.strengths.requires_grad or step.fade.requires_grad):
                 return None
-            hidden, kept, strengths, fade = _Step.apply(*step, call)
+            hidden, kept = _Step.apply(*step, call)
         else:
-            hidden, kept, strengths, fade, _ = _forward(call, False)
+            hidden, kept, _ = _forward(call, False)
     except RuntimeError:  # what PyTorch says, at once, of tensors that have no address
         return None
     if plan.folds:
@@ -124,6 +124,7 @@ class _Plan:
             rule.boundary == "identity", rule.inner_start == "previous", rule.plain_read,
             cpu.address(self.table),
             batch, inputs, units, count, wide, past, self.folds, self.one_gain,
+            0 if self.outside else -(-units // 4),
         )  # fmt: skip
         # By which loop, and whether something is saved.
         self.numbers = {
@@ -198,9 +199,9 @@ def _fault(dtype: torch.dtype) -> str | None:
         gradients = torch.autograd.grad(results, [exact[k] for k in wanted], grads)
         step = Step(*(x.detach().to(dtype) for x in exact))
         plan = _Plan(rule, scale, dtype, tuple(x.shape for x in step))
-        call = _Call(plan, step, cpu.addresses(step))
+        call = _Call(plan, step, cpu.addresses(step), *_left(plan, step))
         with torch.no_grad():
-            hidden, kept, _, _, saved = _forward(call, True)
+            hidden, kept, saved = _forward(call, True)
             grad_hidden, grad_kept = (grad.to(dtype) for grad in grads)
             found = _backward(
                 call, saved, grad_hidden, grad_kept, [k in wanted for k in range(len(step) + 1)]
@@ -221,33 +222,42 @@ class _Call(NamedTuple):
     plan: _Plan
     step: Step
     addresses: list[int]
+    strengths: Any  # of the next memory; constants, which the loops fill in
+    fade: Any
 
 
 def _call_for(step: Step, rule: Rule, scale: float) -> _Call | None:
     """None unless all are plain tensors of one kind and fitting shapes, and nobody looks."""
     if (plain := operators.plain(step)) is None:
         return None
-    tensors, shapes, addresses = plain
-    plan = _plan(rule, scale, tensors[0].dtype, shapes)
-    return plan and _Call(plan, Step(*tensors), addresses)
+    step, shapes, addresses = plain
+    plan = _plan(rule, scale, step.input.dtype, shapes)
+    if plan is None:
+        return None
+    return _Call(plan, step, addresses, *_left(plan, step))
 
 
-def _forward(call: _Call, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """The new state, what its memory keeps, the strengths and fade of that, and what is saved.
+def _left(plan: _Plan, step: Step) -> tuple[Tensor, Tensor]:
+    """Room for the strengths and the fade of the next memory."""
+    new = step.input.new_empty
+    return new(plan.batch, 0 if plan.folds else plan.past + 1), new(plan.batch)
+
+
+def _forward(call: _Call, save: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The new state, what its memory keeps, and what is saved.
 
     Kept are written states, (B, N, H), or (B, H, H), where there are no strengths, a matrix.
     """
-    plan, step, addresses = call
+    plan, step, addresses, strengths, fade = call
     batch, units, new = plan.batch, plan.units, step.input.new_empty
-    hidden, fade = new(batch, units), new(batch)
-    more = 0 if plan.folds else plan.past + 1
-    kept, strengths = new(batch, more or units, units), new(batch, more)
+    hidden = new(batch, units)
+    kept = new(batch, units if plan.folds else plan.past + 1, units)
     saved = new(plan.saved_size) if save else None
     bracket = _bracket(step) if plan.outside else None
     written, folded = (None, kept) if plan.folds else (kept, None)
     made = cpu.addresses((hidden, written, strengths, folded, fade, saved, bracket))
     plan.run(0, save, step.input, addresses + made)
-    return hidden, kept, strengths, fade, saved
+    return hidden, kept, saved
 
 
 def _bracket(step: Step) -> Tensor:
@@ -266,13 +276,12 @@ class _Step(torch.autograd.Function):
         *_, call = arguments
         *results, saved = _forward(call, True)
         ctx.save_for_backward(*call.step, saved)
-        ctx.mark_non_differentiable(*results[2:])
         ctx.set_materialize_grads(False)
         ctx.plan, ctx.addresses = call.plan, call.addresses
         return tuple(results)
 
     @staticmethod
-    def backward(ctx, grad_hidden, grad_kept, *_):
+    def backward(ctx, grad_hidden, grad_kept):
         *parts, saved = ctx.saved_tensors
         step, grads = Step(*parts), (grad_hidden, grad_kept)
         if grad_hidden is None and grad_kept is None:
@@ -282,7 +291,7 @@ class _Step(torch.autograd.Function):
             if torch.is_grad_enabled() or is_observed(saved):
                 call = None
             elif ctx.addresses == cpu.addresses(step):
-                call = _Call(plan, step, ctx.addresses)
+                call = _Call(plan, step, ctx.addresses, None, None)
             else:  # what was saved may have been elsewhere meanwhile
                 call = _call_for(step, plan.rule, plan.scale)
             if call is not None:
@@ -298,50 +307,47 @@ NOT_MADE = (None,) * 5  # by backward: what forward makes
 
 def _backward(call: _Call, saved: Any, grad_hidden, grad_kept, wanted) -> list:
     """The gradients of the parts of a step that are ``wanted``, None of others."""
-    plan, step, addresses = call
+    plan, step, addresses, *_ = call
     wanted = Step(*wanted[:-1])
-    new, vector = step.input.new_empty, plan.units
-    bracket = new(plan.batch, vector)
-    carry = new(plan.batch, vector) if plan.rule.inner_start == "previous" else None
+    new, inside = step.input.new_empty, not plan.outside
+    batch, inputs, units = plan.batch, step.input.shape[1], plan.units
+    bracket = new(batch, units)
+    hidden = new(batch, units) if wanted.hidden else None
     written = torch.empty_like(step.written) if wanted.written else None
     folded = torch.empty_like(step.folded) if wanted.folded else None
-    by_sequence = new(plan.batch, plan.shared, vector)
-    learned = step.norm_weight, step.norm_bias, step.read_gain, step.bias_ih
-    gains = [None if part is None else new(vector) for part in learned]
+    by_sequence = new(batch, plan.shared, units)
+    learned = step.norm_weight, step.norm_bias, step.read_gain, step.bias_ih, step.bias_hh
+    vectors = [None if part is None else new(units) for part in learned]
+    products = None, None, None
+    if inside:
+        input = new(batch, inputs) if wanted.input else None
+        products = input, new(units, inputs), new(units, units)
     grad_hidden, grad_kept = cpu.contiguous(grad_hidden, grad_kept)
     kept = (None, grad_kept) if plan.folds else (grad_kept, None)
-    results = bracket, carry, written, folded, by_sequence, *gains
+    results = bracket, hidden, written, folded, by_sequence, *vectors, *products
     made = cpu.addresses((*NOT_MADE, saved, None, grad_hidden, *kept, *results))
     plan.run(1, True, step.input, addresses + made)
-    gain, shift, read_gain, bias = gains
+    if not inside:
+        hidden, *products = _products(step, wanted, bracket, hidden)
+    input, weight_ih, weight_hh = products
+    gain, shift, read_gain, bias_ih, bias_hh = vectors
     if read_gain is not None and plan.one_gain:
         read_gain = read_gain.sum(0, keepdim=True)
     return [
-        bracket.mm(step.weight_ih) if wanted.input else None,
-        _grad_hidden(step, bracket, carry) if wanted.hidden else None,
-        written,
-        None,
-        folded,
-        None,
-        bracket.t().mm(step.input) if wanted.weight_ih else None,
-        _grad_weight(step, bracket) if wanted.weight_hh else None,
-        bias,
-        None if bias is None else bias.clone(),  # as callers may change one in place
-        gain,
-        shift,
-        read_gain,
-    ]
+        input, hidden, written, None, folded, None, weight_ih, weight_hh, bias_ih, bias_hh, gain,
+        shift, read_gain,
+    ]  # fmt: skip
 
 
-def _grad_hidden(step: Step, bracket: Tensor, carry: Tensor | None) -> Tensor:
-    grad = bracket.mm(step.weight_hh)
-    return grad if carry is None else grad + carry
-
-
-def _grad_weight(step: Step, bracket: Tensor) -> Tensor:
+def _products(step: Step, wanted: Step, bracket: Tensor, carry: Tensor | None) -> tuple:
+    """The gradients of h, the input, C and W by PyTorch's products."""
+    hidden = None if carry is None else carry.addmm(bracket, step.weight_hh)
+    input = bracket.mm(step.weight_ih) if wanted.input else None
     if step.hidden is None:
-        return torch.zeros_like(step.weight_hh)
-    return bracket.t().mm(step.hidden)
+        weight_hh = torch.zeros_like(step.weight_hh)
+    else:
+        weight_hh = bracket.t().mm(step.hidden)
+    return hidden, input, bracket.t().mm(step.input), weight_hh
 
 
 def _eager(rule: Rule, scale: float, *parts: Tensor | None) -> tuple[Tensor, Tensor]:
