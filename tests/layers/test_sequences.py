@@ -88,17 +88,26 @@ def assert_close(found, wanted, dtype):
         assert ((one - other).abs().max() / largest).item() < tolerance
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("missing", [
-    (), ("hidden", "memory"), ("bias_ih", "bias_hh", "memory"), ("norm_weight", "norm_bias"),
-    ("read_gain", "hidden", "memory"), ("bias_hh",),
-], ids=str)  # fmt: skip
-def test_a_pass_is_right_at_odd_sizes(threads, dtype, sizes, missing):
+def check(sizes, dtype, missing):
     parts, grad = problem(*sizes, dtype, missing)
     rule = Rule(0.9, 0.1)
     found = outcome(parts, grad, partial(by_loops, rule=rule))
     assert_close(found, exactly(parts, grad, rule), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_a_pass_is_right_at_odd_sizes(threads, dtype, sizes):
+    check(sizes, dtype, ())
+
+
+@pytest.mark.parametrize("sizes", [(5, 2, 3, 4), (3, 131, 64, 5)], ids=str)
+@pytest.mark.parametrize("missing", [
+    ("hidden", "memory"), ("bias_ih", "bias_hh", "memory"), ("norm_weight", "norm_bias"),
+    ("read_gain", "hidden", "memory"), ("bias_hh",), ("bias_ih",),
+], ids=str)  # fmt: skip
+def test_a_pass_does_without_what_is_missing(sizes, missing):
+    check(sizes, torch.float64, missing)
 
 
 @pytest.mark.parametrize("batch", [2, 40])
