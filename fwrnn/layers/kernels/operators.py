@@ -322,7 +322,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx, *grads):
         tensors = ctx.saved_tensors  # unpacked once, as checkpoints insist
         *inputs, lengths, trail, _ = tensors
-        grad_states = _grad_states(trail, *grads)
+        grad_states = grad_of_states(trail, *grads)
         if grad_states is None:
             return (None,) * len(ctx.needs_input_grad)
         if not torch.is_grad_enabled() and not is_observed(grad_states):
@@ -357,13 +357,14 @@ class _Layer(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _grad_states(
+def grad_of_states(
     trail: Tensor,
     grad_states: Tensor | None,
     grad_last: Tensor | None,
     grad_written: Tensor | None,
 ) -> Tensor | None:
-    """The gradient of h(1) … h(T), (T, B, H), from those of what ``_outputs`` returned."""
+    """The gradient of h(1) … h(T), (T, B, H), from theirs and those of the last, (B, H), and of
+    the states as a memory has them, (B, T, H)."""
     if grad_written is not None:
         later = grad_written.transpose(0, 1)
         grad_states = later if grad_states is None else grad_states + later

@@ -10,7 +10,6 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fwrnn.layers import equations
@@ -236,7 +235,9 @@ class _Pass(torch.autograd.Function):
     def backward(ctx, *grads):
         *parts, lengths, trail, saved = ctx.saved_tensors  # unpacked once, as checkpoints insist
         parts, wanted = Sequences(*parts), ctx.needs_input_grad
-        grad_states = _grad_states(trail, *grads)
+        grad_states, *others = grads
+        others = (None if grad is None else grad.squeeze(0) for grad in others)
+        grad_states = operators.grad_of_states(trail, grad_states, *others)
         if grad_states is None:
             return (None,) * len(wanted)
         try:
@@ -259,22 +260,6 @@ class _Pass(torch.autograd.Function):
                 raise RuntimeError("not what the loops were called with")
             parts, _, addresses = plain
         return _Call(ctx.plan, parts, addresses, lengths, trail, trail)
-
-
-def _grad_states(
-    trail: Tensor,
-    grad_states: Tensor | None,
-    grad_last: Tensor | None,
-    grad_written: Tensor | None,
-) -> Tensor | None:
-    """The gradient of h(1) … h(T), (T, B, H), from those of what a pass returned."""
-    if grad_written is not None:
-        later = grad_written[0].transpose(0, 1)
-        grad_states = later if grad_states is None else grad_states + later
-    if grad_last is not None:
-        padded = F.pad(grad_last, (0, 0, 0, 0, len(trail) - 2, 0))
-        grad_states = padded if grad_states is None else grad_states + padded
-    return grad_states
 
 
 NOT_MADE = (None,) * 2  # by backward: the last state, and what is left
