@@ -188,6 +188,12 @@ def test_half_a_normalisation_is_none(missing):
     assert sequences.run(parts, Rule(), 1.0, None, False) is None
 
 
+@pytest.mark.parametrize("missing", ["weight_ih", "weight_hh"])
+def test_a_pass_without_weights_is_none(missing):
+    parts, _ = problem(4, 2, 5, 7, torch.float32, (missing,))
+    assert sequences.run(parts, Rule(), 1.0, None, False) is None
+
+
 def test_a_layer_passes_at_once_where_it_can(monkeypatch):
     monkeypatch.setattr(fast_weights.kernels, "recurrence", lambda *a: pytest.fail("the long way"))
     made, x = FastWeightsRNN(5, 7, 2, bidirectional=True), torch.randn(6, 3, 5)
@@ -319,6 +325,31 @@ def test_checkpoints_are_unpacked_once_and_go_back_by_the_loops(monkeypatch):
     found, x.grad = x.grad, None
     made(x)[0].sum().backward()
     assert torch.equal(found, x.grad)
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "norm_weight_l0"])
+def test_parameters_that_have_other_numbers_by_then_are_not_taken_for_what_they_were(
+    monkeypatch, name
+):
+    made = FastWeightsRNN(5, 7)
+    output, _ = made(torch.randn(6, 3, 5))
+    monkeypatch.setattr(sequences, "_backward", lambda *all: pytest.fail("by the loops"))
+    parameter = getattr(made, name)
+    parameter.data = parameter.data[:2]  # at the same address
+    with pytest.raises(RuntimeError):
+        output.sum().backward()
+
+
+def test_what_is_saved_in_another_precision_goes_back_in_it():
+    made, x = FastWeightsRNN(5, 7), torch.randn(6, 3, 5)
+    wanted = torch.autograd.grad(made(x)[0].sin().sum(), list(made.parameters()))
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.double, torch.Tensor.float):
+        usual = made(x)[0]
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.double, lambda x: x):
+        double = made(x)[0]
+    for output in (usual, double):
+        found = torch.autograd.grad(output.sin().sum(), list(made.parameters()))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_many_rows_are_summed_without_losing_digits():

@@ -289,3 +289,34 @@ def test_without_numba_the_cell_works(untried, monkeypatch):
     cell, x = FastWeightsRNNCell(3, 5), torch.randn(2, 3)
     monkeypatch.setattr(cpu, "is_installed", lambda: False)
     assert not is_fused(cell, x)
+
+
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_ih", "norm_weight"])
+def test_parameters_that_have_other_numbers_by_then_are_not_taken_for_what_they_were(
+    monkeypatch, name
+):
+    cell = FastWeightsRNNCell(5, 7)
+    hidden, _ = cell(torch.randn(3, 5))
+    monkeypatch.setattr(steps, "_backward", lambda *all: pytest.fail("by the loops"))
+    parameter = getattr(cell, name)
+    parameter.data = parameter.data[:2]  # at the same address
+    with pytest.raises(RuntimeError):
+        hidden.sum().backward()
+
+
+def test_a_cell_of_another_size_by_then_is_not_what_the_loops_saved(monkeypatch):
+    cell, larger = FastWeightsRNNCell(5, 7), FastWeightsRNNCell(5, 70)
+    hidden, _ = cell(torch.randn(3, 5))
+    monkeypatch.setattr(steps, "_backward", lambda *all: pytest.fail("by the loops"))
+    for parameter, other in zip(cell.parameters(), larger.parameters(), strict=True):
+        parameter.data = other.data
+    with pytest.raises(RuntimeError):
+        hidden.sum().backward()
+
+
+@pytest.mark.parametrize("missing", ["weight_ih", "weight_hh"])
+def test_a_step_without_weights_is_left_to_pytorch(missing):
+    cell = FastWeightsRNNCell(5, 7)
+    setattr(cell, missing, None)
+    with pytest.raises((AttributeError, TypeError)):
+        cell(torch.randn(3, 5))

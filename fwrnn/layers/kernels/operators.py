@@ -131,6 +131,27 @@ def plain(parts: Any) -> tuple[Any, tuple, list[int]] | None:
     return parts, tuple(shapes), addresses
 
 
+def plain_again(
+    parts: Any, shapes: tuple, addresses: list[int], dtype: torch.dtype
+) -> tuple[Any, list[int]] | None:
+    """Saved tensors as the loops go back by them, and their addresses, from what ``plain`` found.
+
+    What was saved may have been elsewhere meanwhile, or be another tensor by now, as with
+    ``parameter.data = …``. None if it is of another shape or type, or not plain.
+    """
+    for x, shape, address in zip(parts, shapes, addresses, strict=True):
+        if x is not None and not (
+            x.data_ptr() == address and x.shape == shape and x.dtype is dtype and x.is_contiguous()
+        ):
+            break
+    else:
+        return parts, addresses
+    found = plain(parts)
+    if found is None or found[1] != shapes or parts[0].dtype is not dtype:
+        return None
+    return found[0], found[2]
+
+
 @constant_when_compiled
 def works(form: str, device: torch.device, dtype: torch.dtype, variant: tuple) -> bool:
     """Whether a fused form passes its trial."""

@@ -123,9 +123,10 @@ class _Plan:
             wanted = wanted._replace(read_gain=(1,))
         fitting = tuple(x and want for x, want in zip(shape, wanted, strict=True))
         one_norm = (shape.norm_weight is None) != (shape.norm_bias is None)
-        if shapes != fitting or one_norm or not steps * batch * inputs * units:
+        no_weight = shape.weight_ih is None
+        if shapes != fitting or one_norm or no_weight or not steps * batch * inputs * units:
             raise ValueError(f"no pass has these shapes: {shapes}")
-        self.rule, self.scale, self.units = rule, scale, units
+        self.rule, self.scale, self.units, self.shapes = rule, scale, units, shapes
         self.one_gain = shape.read_gain == (1,)
         rows = steps * batch
         self.merges = merges and (rows >= FEWEST or rows * inputs * units <= SMALL)
@@ -253,16 +254,11 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def _call_back(ctx, parts: Sequences, lengths: Tensor | None, trail: Tensor) -> _Call:
-        addresses = cpu.addresses(parts)
-        alike = all(x is None or x.dtype is trail.dtype for x in parts)
-        if addresses != ctx.addresses or not alike:  # it was elsewhere meanwhile, or converted
-            if (plain := operators.plain(parts)) is None:
-                raise RuntimeError("not what the loops were called with")
-            parts, _, addresses = plain
-        return _Call(ctx.plan, parts, addresses, lengths, trail, trail)
-
-
-NOT_MADE = (None,) * 2  # by backward: the last state, and what is left
+        dtype = ctx.plan.loops.dtype
+        found = operators.plain_again(parts, ctx.plan.shapes, ctx.addresses, dtype)
+        if found is None or trail.dtype is not dtype:
+            raise RuntimeError("not what the loops were called with")
+        return _Call(ctx.plan, *found, lengths, trail, trail)
 
 
 def _backward(

@@ -100,7 +100,7 @@ class _Plan:
         self.folds = folded or past + 1 > units
         if shapes != self._wanted(shape, inputs, folded) or not batch * inputs * units:
             raise ValueError(f"no step has these shapes: {shapes}")
-        self.rule, self.scale = rule, scale
+        self.rule, self.scale, self.shapes, self.dtype = rule, scale, shapes, dtype
         self.one_gain = bool(shape.read_gain) and shape.read_gain[0] == 1
         self.outside = batch * (inputs + units) * units > INSIDE
         self.products = batch * units * (
@@ -148,6 +148,8 @@ class _Plan:
         )  # fmt: skip
         if shape.read_gain == (1,):
             wanted = wanted._replace(read_gain=(1,))
+        if shape.weight_ih is None:
+            raise ValueError("there is no C")
         for one, other in (("bias_ih", "bias_hh"), ("norm_weight", "norm_bias")):
             if (getattr(shape, one) is None) != (getattr(shape, other) is None):
                 raise ValueError(f"{one} goes with {other}")
@@ -288,13 +290,11 @@ class _Step(torch.autograd.Function):
             return (None,) * (len(step) + 1)
         plan, wanted, saved = ctx.plan, ctx.needs_input_grad, saved.contiguous()
         try:
-            if torch.is_grad_enabled() or is_observed(saved):
-                call = None
-            elif ctx.addresses == cpu.addresses(step):
-                call = _Call(plan, step, ctx.addresses, None, None)
-            else:  # what was saved may have been elsewhere meanwhile
-                call = _call_for(step, plan.rule, plan.scale)
-            if call is not None:
+            found = None
+            if not torch.is_grad_enabled() and not is_observed(saved) and saved.dtype is plan.dtype:
+                found = operators.plain_again(step, plan.shapes, ctx.addresses, plan.dtype)
+            if found is not None:
+                call = _Call(plan, *found, None, None)
                 return *_backward(call, saved, *grads, wanted), None
         except RuntimeError:  # gradients in a batch, as Jacobians ask for, have no addresses
             pass
