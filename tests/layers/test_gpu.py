@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from fwrnn import FastWeightsRNN
 from fwrnn.layers import equations, kernels
 from fwrnn.layers.equations import Rule, SlowWeights
-from fwrnn.layers.kernels import cpu, gpu, trial
+from fwrnn.layers.kernels import cpu, gpu, sequences, trial
 from tests.layers.layouts import spaced
 
 CUDA = torch.cuda.is_available()
@@ -599,6 +599,7 @@ def test_triton_is_not_imported_with_the_module():
 @pytest.fixture
 def untried(monkeypatch):
     """ "auto" as at the start of a process, where no CPU kernel comes before this one."""
+    monkeypatch.setattr(sequences, "run", lambda *arguments: None)
     monkeypatch.setattr(cpu, "supports", lambda *arguments: False)
     monkeypatch.setattr(gpu, "trial_cases", short_cases)
     monkeypatch.setattr(trial, "_passed", set())

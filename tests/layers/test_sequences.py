@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fwrnn import FastWeightsRNN
 from fwrnn.layers import fast_weights
-from fwrnn.layers.kernels import cpu, operators, sequences, trial
+from fwrnn.layers.kernels import cpu, operators, sequences
 from fwrnn.layers.kernels.sequences import Sequences
 from fwrnn.rule import Rule
 from tests.layers.test_fast_weights import clone, layer
@@ -32,16 +32,6 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def untried(monkeypatch):
-    """As at the start of a process."""
-    monkeypatch.setattr(trial, "_passed", set())
-    monkeypatch.setattr(trial, "_failed", set())
-    sequences._plan.cache_clear()
-    yield
-    sequences._plan.cache_clear()
 
 
 def problem(steps, batch, inputs, units, dtype, missing=()):

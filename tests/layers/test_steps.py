@@ -253,16 +253,6 @@ def test_a_given_matrix_is_not_in_the_next_memory():
         torch.testing.assert_close(found.memory.matrix(), wanted)
 
 
-@pytest.fixture
-def untried(monkeypatch):
-    """As at the start of a process."""
-    monkeypatch.setattr(trial, "_passed", set())
-    monkeypatch.setattr(trial, "_failed", set())
-    steps._plan.cache_clear()
-    yield
-    steps._plan.cache_clear()
-
-
 def test_loops_that_are_right_pass_their_trial(untried, recwarn):
     for dtype in EXACT:
         assert is_fused(FastWeightsRNNCell(3, 5, dtype=dtype), torch.randn(2, 3, dtype=dtype))

@@ -15,17 +15,8 @@ from fwrnn.layers import kernels
 from fwrnn.layers.associative_lstm import AssociativeLSTM
 from fwrnn.layers.kernels import associative, cpu, operators, sequences, trial
 
+pytestmark = pytest.mark.usefixtures("untried")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def untried(monkeypatch):
-    """As at the start of a process."""
-    monkeypatch.setattr(trial, "_passed", set())
-    monkeypatch.setattr(trial, "_failed", set())
-    sequences._plan.cache_clear()
-    yield
-    sequences._plan.cache_clear()
 
 
 @pytest.fixture
