@@ -253,6 +253,24 @@ def test_a_given_matrix_is_not_in_the_next_memory():
         torch.testing.assert_close(found.memory.matrix(), wanted)
 
 
+def test_the_gradients_of_many_sequences_are_summed_when_all_are_there():
+    torch.set_num_threads(2)
+    exact = FastWeightsRNNCell(40, 48, dtype=torch.float64, backend="matrix")
+    made = deepcopy(exact)
+    made.backend = "auto"
+    x, state = torch.randn(5, 60, 40, dtype=torch.float64), None
+    with torch.no_grad():
+        for step in x[1:]:
+            state = exact(step, state)
+    assert is_fused(made, x[0], state)
+    exact(x[0], state).hidden.sin().sum().backward()
+    for _ in range(20):
+        made.zero_grad()
+        made(x[0], state).hidden.sin().sum().backward()
+        for one, other in zip(made.parameters(), exact.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-9)
+
+
 def test_loops_that_are_right_pass_their_trial(untried, recwarn):
     for dtype in EXACT:
         assert is_fused(FastWeightsRNNCell(3, 5, dtype=dtype), torch.randn(2, 3, dtype=dtype))

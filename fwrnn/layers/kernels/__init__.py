@@ -3,8 +3,8 @@
 A new form in PyTorch operations is one function such as ``eager.matrix`` and one line in
 ``operators.EAGER``; a new fused one is a module with ``supports``, ``forward``, ``backward``,
 ``saved_size``, ``variant`` and ``trial_cases``, as ``cpu`` has them, and one line in
-``operators.FUSED``. The names of both are in ``rule.BACKENDS``. On a CPU, where
-nobody looks, single steps are taken by ``steps`` and whole sequences by ``sequences``.
+``operators.FUSED``. The names of both are in ``rule.BACKENDS``. On a CPU, where nobody looks,
+single steps are taken by ``steps`` and whole sequences by ``sequences``.
 """
 
 from contextlib import nullcontext

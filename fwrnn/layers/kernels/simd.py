@@ -435,7 +435,7 @@ def _let_others_run(typing):
     return types.void(), generate
 
 
-YIELD = next(filter(address_of_symbol, ("sched_yield",)), None)
+YIELD = "sched_yield" if address_of_symbol("sched_yield") else None
 
 
 @inner
